@@ -1,0 +1,157 @@
+"""Rules that join several fields of the configuration, and the values derived from them.
+
+Everything here is decided from public values alone: no row of data and no model has been read yet.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fedpdpo_secure.config.models import Config
+from secagg import FixedPoint, Stage, default_threshold
+
+BUILTIN_DATA = "builtin:synthetic"
+SIZE_REASON = "the declared public size data.pairs_per_client"
+
+
+class ConfigError(ValueError):
+    """The configuration is refused; one line naming the field and the bound. Nothing was read, trained or spent."""
+
+
+def resolve(config: Config) -> Config:
+    """`config` with every null that has a derived value filled in; raises ConfigError where a joint rule fails."""
+    config = _with_sizes(config)
+    config = _with_personal(config)
+    for rule in (_check_federation, _check_privacy, _check_personal, _check_secagg, _check_method):
+        rule(config)
+    return config
+
+
+def releases(config: Config) -> bool:
+    """Whether anything leaves a client at all: `local` trains alone."""
+    return config.method.name != "local"
+
+
+def _fill(config: Config, **sections: dict[str, Any]) -> Config:
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def _with_sizes(config: Config) -> Config:
+    data: dict[str, Any] = {}
+    if config.dataset_name == BUILTIN_DATA:
+        if config.data.pairs_per_client not in (None, config.synthetic.pairs):
+            raise ConfigError(
+                f"data.pairs_per_client: {config.data.pairs_per_client} but the built-in federation makes "
+                f"synthetic.pairs = {config.synthetic.pairs}; set only synthetic.pairs"
+            )
+        data = {"pairs_per_client": config.synthetic.pairs, "public": True}
+    size = data.get("pairs_per_client", config.data.pairs_per_client)
+    privacy: dict[str, Any] = {}
+    if config.privacy.unit == "pair" and config.privacy.expected_batch is None and size is not None:
+        privacy["expected_batch"] = config.privacy.sample_rate * size
+    secagg: dict[str, Any] = {}
+    if config.secagg.threshold is None and config.secagg.enabled:
+        secagg["threshold"] = default_threshold(config.federation.clients)
+    return _fill(config, data=data, privacy=privacy, secagg=secagg)
+
+
+def _with_personal(config: Config) -> Config:
+    private = config.privacy.unit != "none"
+    personal = config.method.personal or ("frozen" if private else "free")
+    after_loop = personal in ("frozen", "joint")
+    serving: dict[str, Any] = {}
+    if config.serving.personal_epochs is None:
+        serving["personal_epochs"] = 6 if after_loop else 0
+    if config.serving.lora_epochs is None:
+        serving["lora_epochs"] = 1 if after_loop else 0
+    rate = config.dpo.learning_rate or (0.3 if private else 1.0e-3)
+    return _fill(config, method={"personal": personal}, serving=serving, dpo={"learning_rate": rate})
+
+
+def _check_federation(config: Config) -> None:
+    federation = config.federation
+    if federation.min_survivors > federation.clients and releases(config) and config.method.name != "centralized":
+        raise ConfigError(
+            f"federation.min_survivors: {federation.min_survivors} exceeds federation.clients = {federation.clients}"
+        )
+    stages = [stage.value for stage in Stage]
+    for place, drop in enumerate(federation.drop):
+        where = f"federation.drop[{place}]"
+        if set(drop) != {"round", "client", "stage"}:
+            raise ConfigError(f"{where}: needs exactly the keys round, client, stage; has {sorted(drop)}")
+        if drop["stage"] not in stages:
+            raise ConfigError(f"{where}.stage: {drop['stage']!r} is not one of {', '.join(stages)}")
+        for key, top in (("round", federation.rounds), ("client", federation.clients)):
+            low = 1 if key == "round" else 0
+            value = drop[key]
+            if not isinstance(value, int) or not low <= value < top + low:
+                raise ConfigError(f"{where}.{key}: {value!r} is outside {low}..{top + low - 1}")
+
+
+def _check_privacy(config: Config) -> None:
+    privacy = config.privacy
+    if privacy.unit == "none":
+        for field in ("epsilon", "noise_multiplier"):
+            if getattr(privacy, field) is not None:
+                raise ConfigError(f"privacy.{field}: given although privacy.unit is none, which is NOT PRIVATE")
+        return
+    if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
+        raise ConfigError("privacy: give exactly one of epsilon and noise_multiplier")
+    if privacy.epsilon is not None and not privacy.epsilon > 0:
+        raise ConfigError(f"privacy.epsilon: {privacy.epsilon} must be above 0 (inf means clip only)")
+    if privacy.noise_multiplier is not None and not math.isfinite(privacy.noise_multiplier):
+        raise ConfigError("privacy.noise_multiplier: must be finite")
+    size = config.data.pairs_per_client
+    if size is None:
+        raise ConfigError(
+            "data.pairs_per_client: missing; a private run needs the declared public size that bounds each client's pairs"
+        )
+    if privacy.delta >= 1 / size:
+        raise ConfigError(f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / size:g}, n = {size} being {SIZE_REASON}")
+    if config.federation.local_steps is None:
+        raise ConfigError("federation.local_steps: a private run needs a public number of steps, not one pass over private data")
+
+
+def _check_personal(config: Config) -> None:
+    if config.privacy.unit != "pair" or not releases(config):
+        return
+    if config.method.personal == "free" and not config.privacy.allow_unsound:
+        raise ConfigError(
+            "method.personal: free is unsound with privacy.unit pair (un-noised personal parts carry one pair into every "
+            "other pair's gradient); use frozen or joint, or set privacy.allow_unsound: true and get epsilon = infinity"
+        )
+    if config.method.personal == "joint" and config.method.lm_head == "full":
+        raise ConfigError("method.lm_head: full cannot be trained jointly under noise; use low_rank or none")
+    if config.method.schedule == "alternating" and config.method.personal != "free":
+        raise ConfigError("method.schedule: alternating needs method.personal: free; frozen and joint take one step for all parts")
+    if config.method.name == "centralized":
+        raise ConfigError("method.name: centralized pools the clients' pairs, so it has no pair-level local privacy; use privacy.unit: none")
+    if config.method.name == "fedprox":
+        raise ConfigError("method.name: fedprox adds a term that is no pair's; use it with privacy.unit: none")
+
+
+def _check_secagg(config: Config) -> None:
+    clients = config.federation.clients
+    if not releases(config) or config.method.name == "centralized":
+        return
+    if config.secagg.enabled:
+        threshold = config.secagg.threshold
+        if threshold is None or not clients // 2 < threshold <= clients:
+            raise ConfigError(
+                f"secagg.threshold: {threshold} must be above half and at most all of federation.clients = {clients}: "
+                f"{clients // 2 + 1}..{clients}"
+            )
+    try:
+        FixedPoint(bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=clients)
+    except ValueError as error:
+        raise ConfigError(f"secagg.bits: {error}") from error
+
+
+def _check_method(config: Config) -> None:
+    if config.data.partition == "dirichlet" and config.data.label_column is None:
+        raise ConfigError("data.label_column: needed by data.partition: dirichlet")
+    if config.dataset_name == BUILTIN_DATA and config.data.partition not in ("client_id", "round_robin"):
+        raise ConfigError("data.partition: the built-in federation knows client_id and round_robin")
