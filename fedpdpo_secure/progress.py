@@ -1,7 +1,7 @@
 """What a run tells whoever watches it: one Protocol, one frozen record for the start of a run.
 
-A run calls these methods and never prints; the command line draws them, tests record them. Nothing here may slow a
-run down or change it: implementations must not raise.
+A run calls these methods and never prints; the command line draws them, tests record them. Nothing here may
+change a run: implementations must not raise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The record of one round and of a run: one JSON line and one CSV line per round, on disk before the next round.
+"""The record of one round and of a run: a JSON line and a CSV line per round, on disk before the next round.
 
-`released` holds what leaves the federation (server evaluation on the public split); `local` holds simulation means
-over clients, and every place that writes or shows it carries the mark `local, not released`. An infinite epsilon
-(clip only, seeded noise, unit none) is None here and null or empty on disk, never a number.
+`released` holds what leaves the federation (server evaluation on the public split); `local` holds simulation
+means over clients, and every place that writes or shows it carries the mark `local, not released`. An infinite
+epsilon (clip only, seeded noise, unit none) is None here and null or empty on disk, never a number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-LOCAL = "local, not released"  # key of the local metrics in JSON, prefix of their columns in CSV
+LOCAL = "local, not released"  # the mark of local metrics; their key in JSON
+NOT_PRIVATE = "NOT PRIVATE"
 JSON_NAME = "rounds.jsonl"
 CSV_NAME = "rounds.csv"
 RELEASED_METRICS = ("accuracy_implicit", "rewards/margins", "loss")
@@ -33,6 +34,7 @@ LOCAL_METRICS = (
     "empty_batches",
     "worst_accuracy",
 )
+_LOCAL_COLUMN = "local not released: "
 _EMPTY: Mapping[str, float] = MappingProxyType({})
 
 
@@ -75,7 +77,12 @@ class RoundReport:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon holds."""
-        return self.epsilon is not None and self.unit != "none" and self.noise == "local"
+        return self.unit != "none" and self.noise == "local" and finite(self.epsilon) is not None
+
+    @property
+    def claim(self) -> str:
+        """What the epsilons are about, for records that travel without their header."""
+        return f"one {self.unit} added or removed" if self.private else NOT_PRIVATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +95,9 @@ class RunResult:
     unit: str
     noise: str
     output_dir: Path
-    metrics: Mapping[str, float]  # simulation means over clients, of what is served; the JSON keys of `fedpdpo train`
+    metrics: Mapping[str, float]  # simulation means over clients of what is served; JSON keys of `train`
     shared: Mapping[str, float] = field(default_factory=lambda: _EMPTY)  # same keys, the shared adapter alone
-    released: Mapping[str, float] = field(default_factory=lambda: _EMPTY)  # server evaluation on the public split
+    released: Mapping[str, float] = field(default_factory=lambda: _EMPTY)  # server, on the public split
     files: tuple[Path, ...] = ()
     public_data: bool = False
     stopped: str | None = None  # why the run ended before its planned rounds (budget), in one line
@@ -98,7 +105,7 @@ class RunResult:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon holds."""
-        return self.epsilon is not None and self.unit != "none" and self.noise == "local"
+        return self.unit != "none" and self.noise == "local" and finite(self.epsilon) is not None
 
 
 def report_values(report: RoundReport, *, local: bool = True) -> dict[str, Any]:
@@ -115,7 +122,7 @@ def report_values(report: RoundReport, *, local: bool = True) -> dict[str, Any]:
                 values[LOCAL] = {name: finite(number) for name, number in value.items()}
         else:
             values[item.name] = finite(value)
-    values["private"] = report.private
+    values |= {"private": report.private, "claim": report.claim}
     return values
 
 
@@ -129,7 +136,8 @@ def from_json(line: str) -> RoundReport:
     values = json.loads(line)
     if not isinstance(values, dict):
         raise ValueError(f"{JSON_NAME}: a line is no JSON object")
-    values.pop("private", None)
+    for derived in ("private", "claim"):
+        values.pop(derived, None)
     values["local"] = _numbers(values.pop(LOCAL, {}))
     values["released"] = _numbers(values["released"])
     values["dropped"] = tuple(Drop(drop["client"], drop["stage"]) for drop in values["dropped"])
@@ -144,8 +152,8 @@ def csv_columns() -> tuple[str, ...]:
     plain = [item.name for item in fields(RoundReport) if item.name not in ("released", "local", "dropped")]
     place = plain.index("survivors") + 1
     released = [f"released: {name}" for name in RELEASED_METRICS]
-    local = [f"{LOCAL}: {name}" for name in LOCAL_METRICS]
-    return (*plain[:place], "dropped", *plain[place:], "private", *released, *local)
+    local = [f"{_LOCAL_COLUMN}{name}" for name in LOCAL_METRICS]
+    return (*plain[:place], "dropped", *plain[place:], "private", "claim", *released, *local)
 
 
 def append_report(folder: Path, report: RoundReport) -> None:
@@ -155,7 +163,7 @@ def append_report(folder: Path, report: RoundReport) -> None:
 
 
 def write_reports(folder: Path, reports: Iterable[RoundReport]) -> None:
-    """Make rounds.jsonl and rounds.csv hold exactly `reports` (a resumed run drops the lines of a cut round)."""
+    """Make rounds.jsonl and rounds.csv hold exactly `reports`; a resumed run so drops lines of a cut round."""
     rows = list(reports)
     _replace(folder / JSON_NAME, "".join(to_json(report) + "\n" for report in rows))
     lines = (_csv_line(_csv_row(report)) for report in rows)
@@ -168,7 +176,7 @@ def read_reports(folder: Path) -> tuple[RoundReport, ...]:
     if not path.exists():
         return ()
     lines = path.read_text(encoding="utf-8").split("\n")
-    return tuple(from_json(line) for line in lines[:-1])  # what follows the last newline is empty or cut short
+    return tuple(from_json(line) for line in lines[:-1])  # after the last newline: nothing, or a cut line
 
 
 def finite(value: Any) -> Any:
@@ -184,7 +192,7 @@ def _csv_row(report: RoundReport) -> list[object]:
     values = report_values(report)
     values["dropped"] = " ".join(f"{drop.client}:{drop.stage}" for drop in report.dropped)
     values |= {f"released: {name}": values["released"].get(name) for name in RELEASED_METRICS}
-    values |= {f"{LOCAL}: {name}": values[LOCAL].get(name) for name in LOCAL_METRICS}
+    values |= {f"{_LOCAL_COLUMN}{name}": values[LOCAL].get(name) for name in LOCAL_METRICS}
     return ["" if values[column] is None else values[column] for column in csv_columns()]
 
 
