@@ -1,0 +1,80 @@
+"""Keys of one client in one round: X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), and what is derived from them.
+
+A client has two key pairs. `channel` encrypts shares between clients; its secret is never shared and never
+rebuilt. `mask` gives the pairwise masks; its secret is shared out, and the server rebuilds it if the client
+drops. With a single pair every drop would open that client's ciphertexts to the server.
+
+Every derived key is bound to the round's configuration digest, its purpose, both ids and both public keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from secagg.config import PROTOCOL
+from secagg.errors import PeerMisbehaved
+
+PUBLIC_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """An X25519 key pair as raw bytes (32 each); the secret does not show in repr."""
+
+    secret: bytes = field(repr=False)
+    public: bytes
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> KeyPair:
+        return cls(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+
+
+def exchange(secret: bytes, peer_public: bytes) -> bytes:
+    """The X25519 shared secret (32 bytes). Raises PeerMisbehaved if it is all zero, RFC 7748 section 6.1."""
+    try:
+        public = X25519PublicKey.from_public_bytes(peer_public)
+        return X25519PrivateKey.from_private_bytes(secret).exchange(public)
+    except ValueError as error:
+        raise PeerMisbehaved("a public key of small order gives an all-zero shared secret") from error
+
+
+def hkdf(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
+    """32 bytes of HKDF-SHA256."""
+    return HKDF(hashes.SHA256(), 32, salt=salt, info=info).derive(secret)
+
+
+def pair_mask_key(
+    own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes
+) -> bytes:  # 32 bytes, the same at both ends
+    """The key of the mask that the lower id adds and the higher id subtracts."""
+    low, high = sorted([(own_id, own.public), (peer_id, peer_public)])
+    info = PROTOCOL + b"mask" + struct.pack(">II", low[0], high[0]) + low[1] + high[1]
+    return hkdf(exchange(own.secret, peer_public), salt=digest, info=info)
+
+
+def channel_keys(own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes) -> tuple[bytes, bytes]:
+    """The keys (to the peer, from the peer) of the share channel, 32 bytes each: one per ordered pair."""
+    shared = exchange(own.secret, peer_public)
+    here, there = (own_id, own.public), (peer_id, peer_public)
+
+    def directed(sender: tuple[int, bytes], recipient: tuple[int, bytes]) -> bytes:
+        ids = struct.pack(">II", sender[0], recipient[0])
+        return hkdf(shared, salt=digest, info=PROTOCOL + b"share" + ids + sender[1] + recipient[1])
+
+    return directed(here, there), directed(there, here)
+
+
+def self_mask_key(seed: bytes, *, client: int, digest: bytes) -> bytes:
+    """The key of a client's self-mask, from its 32-byte seed."""
+    return hkdf(seed, salt=digest, info=PROTOCOL + b"self" + struct.pack(">I", client))
+
+
+def seed_commitment(seed: bytes, *, client: int, digest: bytes) -> bytes:
+    """SHA-256 commitment to a self-mask seed; hiding because the seed has 256 bits of entropy."""
+    return hashlib.sha256(PROTOCOL + b"commit" + digest + struct.pack(">I", client) + seed).digest()

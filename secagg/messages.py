@@ -1,0 +1,160 @@
+"""The messages of one round, in the order in which they are sent (Bonawitz et al. 2017, figure 4).
+
+    client                                server
+    Advertise(two public keys)   ----->
+                                 <-----   Roster(keys of U1)
+    Shares(sealed, one per peer) ----->
+                                 <-----   Delivery(those sealed for me, from U2)
+    MaskedVector                 ----->   added to one accumulator on arrival
+                                 <-----   UnmaskRequest(U3)
+    Reveal(one share per client) ----->   sum over U3
+
+A message that breaks its own structure cannot be constructed (BadMessage); whether it fits the round is for
+the party that receives it to judge. Lists are ascending by id, so each message has one encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from secagg.channel import SEALED_BYTES
+from secagg.errors import BadMessage
+from secagg.keys import PUBLIC_KEY_BYTES
+from secagg.shamir import PRIME
+
+COMMITMENT_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """Client to server: its two public keys of this round, 32 bytes each."""
+
+    client: int
+    channel_key: bytes
+    mask_key: bytes
+
+    def __post_init__(self) -> None:
+        _require_id(self.client)
+        _require_size("channel_key", self.channel_key, PUBLIC_KEY_BYTES)
+        _require_size("mask_key", self.mask_key, PUBLIC_KEY_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Server to client: the keys of everyone who advertised, U1."""
+
+    entries: tuple[Advertise, ...]
+
+    def __post_init__(self) -> None:
+        _require_ascending("roster", (entry.client for entry in self.entries))
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """One sealed pair of shares; `peer` is the recipient in Shares and the sender in Delivery."""
+
+    peer: int
+    ciphertext: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _require_size("ciphertext", self.ciphertext, SEALED_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Client to server: a commitment to its self-mask seed, and its shares sealed for each other client."""
+
+    client: int
+    commitment: bytes
+    sealed: tuple[Sealed, ...]
+
+    def __post_init__(self) -> None:
+        _require_id(self.client)
+        _require_size("commitment", self.commitment, COMMITMENT_BYTES)
+        _require_ascending("sealed shares", (item.peer for item in self.sealed))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Server to client: what the others of U2 sealed for it."""
+
+    sealed: tuple[Sealed, ...]
+
+    def __post_init__(self) -> None:
+        _require_ascending("delivered shares", (item.peer for item in self.sealed))
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedVector:
+    """Client to server: the masked vector, packed to the ring's bits (`ring.pack`)."""
+
+    client: int
+    packed: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _require_id(self.client)
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskRequest:
+    """Server to client: whose vectors are in the sum, U3. Who dropped is for the client to work out."""
+
+    survivors: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _require_ascending("survivors", self.survivors)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of one secret of `owner`: an element of the field."""
+
+    owner: int
+    value: int = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value < PRIME:
+            raise BadMessage(f"the share of client {self.owner} is outside the field")
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """Client to server: for each client of U2 one share, of the self-mask seed or of the mask secret.
+
+    Both kinds for one owner would unmask its vector, so such a message cannot be constructed.
+    """
+
+    client: int
+    self_mask_seeds: tuple[Share, ...]  # of survivors
+    mask_secrets: tuple[Share, ...]  # of those who dropped after sharing
+
+    def __post_init__(self) -> None:
+        _require_id(self.client)
+        survivors = [share.owner for share in self.self_mask_seeds]
+        dropped = [share.owner for share in self.mask_secrets]
+        _require_ascending("self-mask seeds", survivors)
+        _require_ascending("mask secrets", dropped)
+        if set(survivors) & set(dropped):
+            raise BadMessage("a reveal holds both kinds of share of one client")
+
+
+Message = Advertise | Roster | Shares | Delivery | MaskedVector | UnmaskRequest | Reveal
+
+
+def _require_id(client: int) -> None:
+    if not 0 <= client < 2**32:
+        raise BadMessage(f"client id {client} is outside 0..2^32-1")
+
+
+def _require_size(name: str, value: bytes, size: int) -> None:
+    if len(value) != size:
+        raise BadMessage(f"{name} has {len(value)} bytes, not {size}")
+
+
+def _require_ascending(name: str, ids: Iterable[int]) -> None:
+    previous = -1
+    for client in ids:
+        if not previous < client < 2**32:
+            raise BadMessage(f"{name}: ids must be distinct, ascending and below 2^32")
+        previous = client
