@@ -19,7 +19,9 @@ class Section(BaseModel):
 class DataSection(Section):
     """Where pairs come from and who holds them. All values here are public."""
 
-    id: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")  # the owner's name of the data: the ledger's key
+    id: str = Field(
+        "demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+    )  # the owner's name of the data: the ledger's key
     public: bool = False  # True only for built-in and benchmark data: the ledger then lives in the run folder
     partition: str = "client_id"  # a column, `round_robin`, or `dirichlet` (over `label_column`)
     label_column: str | None = None  # what `dirichlet` skews
@@ -91,7 +93,9 @@ class DpoSection(Section):
     """The objective and its optimiser."""
 
     beta: float = Field(0.1, gt=0)
-    learning_rate: float | None = Field(None, gt=0)  # null: 0.3 under DP (SGD on the clip-normalised mean), else 1e-3 (AdamW)
+    learning_rate: float | None = Field(
+        None, gt=0
+    )  # null: 0.3 under DP (SGD on the clip-normalised mean), else 1e-3 (AdamW)
     personal_learning_rate: float = Field(2.0e-3, gt=0)
     batch_size: int = Field(16, ge=1)  # non-private logical batch, in pairs
     micro_batch: int = Field(8, ge=1)  # physical rows at a time; changes memory and speed, never the result

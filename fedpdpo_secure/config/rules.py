@@ -93,6 +93,8 @@ def _check_federation(config: Config) -> None:
 
 def _check_privacy(config: Config) -> None:
     privacy = config.privacy
+    if config.method.name == "local" and privacy.unit != "none":
+        raise ConfigError("method.name: local releases nothing, so there is nothing to noise; use privacy.unit: none")
     if privacy.unit == "none":
         for field in ("epsilon", "noise_multiplier"):
             if getattr(privacy, field) is not None:
@@ -107,12 +109,16 @@ def _check_privacy(config: Config) -> None:
     size = config.data.pairs_per_client
     if size is None:
         raise ConfigError(
-            "data.pairs_per_client: missing; a private run needs the declared public size that bounds each client's pairs"
+            "data.pairs_per_client: missing; a private run needs the declared public bound on a client's pairs"
         )
     if privacy.delta >= 1 / size:
-        raise ConfigError(f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / size:g}, n = {size} being {SIZE_REASON}")
+        raise ConfigError(
+            f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / size:g}, n = {size} being {SIZE_REASON}"
+        )
     if config.federation.local_steps is None:
-        raise ConfigError("federation.local_steps: a private run needs a public number of steps, not one pass over private data")
+        raise ConfigError(
+            "federation.local_steps: a private run needs a public number of steps, not one pass over private data"
+        )
 
 
 def _check_personal(config: Config) -> None:
@@ -120,15 +126,19 @@ def _check_personal(config: Config) -> None:
         return
     if config.method.personal == "free" and not config.privacy.allow_unsound:
         raise ConfigError(
-            "method.personal: free is unsound with privacy.unit pair (un-noised personal parts carry one pair into every "
-            "other pair's gradient); use frozen or joint, or set privacy.allow_unsound: true and get epsilon = infinity"
+            "method.personal: free is unsound with privacy.unit pair (un-noised personal parts carry one pair into "
+            "every other pair's gradient); use frozen or joint, or privacy.allow_unsound: true (epsilon infinite)"
         )
     if config.method.personal == "joint" and config.method.lm_head == "full":
         raise ConfigError("method.lm_head: full cannot be trained jointly under noise; use low_rank or none")
     if config.method.schedule == "alternating" and config.method.personal != "free":
-        raise ConfigError("method.schedule: alternating needs method.personal: free; frozen and joint take one step for all parts")
+        raise ConfigError(
+            "method.schedule: alternating needs method.personal: free; frozen and joint take one step for all parts"
+        )
     if config.method.name == "centralized":
-        raise ConfigError("method.name: centralized pools the clients' pairs, so it has no pair-level local privacy; use privacy.unit: none")
+        raise ConfigError(
+            "method.name: centralized pools the clients' pairs, so no noise is local; use privacy.unit: none"
+        )
     if config.method.name == "fedprox":
         raise ConfigError("method.name: fedprox adds a term that is no pair's; use it with privacy.unit: none")
 

@@ -1,0 +1,96 @@
+"""One verb for both ways to sum: secure aggregation, or plain addition of the same integers.
+
+Both take one client's integers at a time and keep one accumulator, so the server's memory does not grow with clients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpdpo_secure.config import Config, config_digest
+from secagg import LocalRound, RoundConfig, RoundSum, Stage, TooFewSurvivors
+
+SILENT_BEFORE_VECTOR = (Stage.BEFORE_KEYS, Stage.AFTER_KEYS, Stage.AFTER_SHARES)
+
+
+class Aggregation(Protocol):
+    """One round of summing."""
+
+    def open(self) -> tuple[int, ...]:
+        """Key and share exchange; the clients whose vectors are awaited."""
+
+    def submit(self, client: int, vector: NDArray[np.int64]) -> None:
+        """Add one client's vector int64[dim]."""
+
+    def finish(self) -> RoundSum:
+        """The sum over survivors. Raises secagg.TooFewSurvivors, and then no sum exists."""
+
+
+class PlainRound:
+    """FedAvg's sum with the same schedule of drop-outs; the server sees every vector."""
+
+    def __init__(self, clients: int, dim: int, min_survivors: int, bits: int, drops: Mapping[int, Stage]) -> None:
+        self._drops, self._min, self._bytes = dict(drops), min_survivors, bits // 8 * dim
+        self._awaited = tuple(c for c in range(clients) if drops.get(c) not in SILENT_BEFORE_VECTOR)
+        self._total = np.zeros(dim, np.int64)
+        self._seen: list[int] = []
+
+    def open(self) -> tuple[int, ...]:
+        return self._awaited
+
+    def submit(self, client: int, vector: NDArray[np.int64]) -> None:
+        if client in self._seen:
+            raise ValueError(f"client {client} submitted twice")
+        self._total += vector
+        self._seen.append(client)
+
+    def finish(self) -> RoundSum:
+        if len(self._seen) < self._min:
+            raise TooFewSurvivors(f"{len(self._seen)} survivors, federation.min_survivors is {self._min}")
+        return RoundSum(
+            vector=self._total,
+            survivors=tuple(sorted(self._seen)),
+            dropped=tuple(sorted(self._drops.items())),
+            recovered_mask_keys=0,
+            recovered_self_masks=0,
+            misfits=(),
+            upload_bytes={client: self._bytes for client in self._seen},
+            download_bytes={},
+            client_seconds={},
+            server_seconds=0.0,
+        )
+
+
+def open_aggregation(config: Config, round_index: int, dim: int, lora: NDArray[np.float64]) -> Aggregation:
+    """The aggregation of round `round_index`, bound to the configuration and to the broadcast adapter."""
+    drops = scheduled_drops(config, round_index)
+    clients, secagg = config.federation.clients, config.secagg
+    if not secagg.enabled:
+        return PlainRound(clients, dim, config.federation.min_survivors, secagg.bits, drops)
+    assert secagg.threshold is not None
+    context = hashlib.sha256(config_digest(config).encode() + lora.astype("<f8").tobytes()).digest()
+    return LocalRound(
+        RoundConfig(
+            session=os.urandom(16),
+            round_index=round_index,
+            clients=tuple(range(clients)),
+            threshold=secagg.threshold,
+            min_survivors=config.federation.min_survivors,
+            bits=secagg.bits,
+            dim=dim,
+            context=context,
+        ),
+        drops,
+    )
+
+
+def scheduled_drops(config: Config, round_index: int) -> dict[int, Stage]:
+    """Which clients the configuration makes disappear in a round, and where."""
+    drops = (drop for drop in config.federation.drop if drop["round"] == round_index)
+    return {int(drop["client"]): Stage(drop["stage"]) for drop in drops}

@@ -1,0 +1,51 @@
+"""The federation's state after a round, in one atomically replaced file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+FILE = "checkpoint/federation.safetensors"
+
+
+class CheckpointError(ValueError):
+    """The run folder cannot be resumed; one line says why."""
+
+
+@dataclass(frozen=True)
+class GlobalState:
+    """What the server holds between rounds."""
+
+    round_index: int  # rounds completed
+    lora: NDArray[np.float64]  # [F], the whole adapter
+
+
+def save_checkpoint(folder: Path, state: GlobalState, config_digest: str) -> None:
+    """Replace the checkpoint of `folder`; it is on disk when this returns."""
+    path = folder / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"round_index": str(state.round_index), "config": config_digest}
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(save({"lora": state.lora}, metadata))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(folder: Path, config_digest: str) -> GlobalState | None:
+    """The checkpoint of `folder`, None if no round was recorded. Raises CheckpointError for another configuration's."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+        if metadata["config"] != config_digest:
+            raise CheckpointError(f"{folder}: the checkpoint belongs to another configuration")
+        return GlobalState(int(metadata["round_index"]), file.get_tensor("lora"))

@@ -1,0 +1,57 @@
+"""Local training under pair-level DP-SGD: Poisson samples, per-pair clipping, noise on the sum (privacy.dpsgd).
+
+What trains under noise is one parameter list with one joint norm: LoRA alone (`frozen`), or LoRA and the personal parts
+(`joint`). Any other part of the policy is at its public initial value, so one pair moves the released sum by at most
+clip_norm, personal parts included.
+"""
+
+from __future__ import annotations
+
+import math
+
+from privacy.dpsgd import PairDPSGD
+from torch import Tensor
+
+from fedpdpo_secure.local.plain import pair_losses
+from fedpdpo_secure.local.plan import LocalPlan
+from fedpdpo_secure.model.layout import Named
+from fedpdpo_secure.model.policy import Policy
+from fedpdpo_secure.pairs.packing import PairBatch, collate
+from fedpdpo_secure.pairs.store import PairStore, physical_batches
+from privacy.entropy import Entropy
+from privacy.events import Event
+
+
+def train_private(
+    policy: Policy, parameters: Named, store: PairStore, plan: LocalPlan, *, with_reward: bool, entropy: Entropy
+) -> tuple[Event, float, dict[str, float]]:
+    """`plan.steps` DP-SGD steps on `parameters`: (event of the noise added, mean loss, local measurements)."""
+    assert plan.dp is not None and plan.steps is not None
+    total, seen, clipped, empty, non_finite = 0.0, 0, 0.0, 0, 0
+    signal, noise = 0.0, 0.0
+    device = next(policy.parameters()).device
+
+    def losses_of(batch: PairBatch) -> Tensor:
+        nonlocal total
+        losses = pair_losses(policy(batch), batch, plan.objective, with_reward=with_reward)
+        total += float(losses.detach().nan_to_num(posinf=0.0).sum())
+        return losses
+
+    with PairDPSGD(policy, parameters, plan.dp, entropy) as private:
+        for _ in range(plan.steps):
+            chosen = private.sample(len(store))
+            rows = physical_batches(store, chosen, plan.micro_batch)
+            report = private.step((collate([store[index] for index in part], device) for part in rows), losses_of)
+            seen += report.pairs
+            clipped += report.clip_fraction * report.pairs
+            non_finite += report.non_finite
+            empty += report.pairs == 0
+            signal, noise = signal + report.signal_norm, noise + report.noise_norm
+        event = private.event()
+    local = {
+        "clip_fraction": clipped / seen if seen else math.nan,
+        "empty_batches": float(empty),
+        "non_finite_pairs": float(non_finite),
+        "snr": signal / noise if noise else math.inf,
+    }
+    return event, total / seen if seen else math.nan, local

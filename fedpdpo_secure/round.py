@@ -1,0 +1,152 @@
+"""One round, as data: plan, reserve, train, sum, apply, commit. Straight-line code; DESIGN's table in eleven lines.
+
+Plain and secure aggregation differ in one object. Nothing per client reaches the server in the clear.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpdpo_secure.aggregate import Aggregation, open_aggregation, scheduled_drops
+from fedpdpo_secure.budget import ClientLedgers
+from fedpdpo_secure.checkpoint import GlobalState
+from fedpdpo_secure.config import Config
+from fedpdpo_secure.evaluate import mean_over_clients
+from fedpdpo_secure.local.plan import LocalPlan, LocalUpdate
+from fedpdpo_secure.task import Client, FedPDPO
+from fedpdpo_secure.vector import MeanUpdate, VectorPlan
+from privacy.entropy import Entropy
+from privacy.events import Event, NonPrivate
+from secagg import FixedPoint, RoundSum, Stage
+
+ClientDone = Callable[[int, int, str], None]
+
+
+class EventMismatch(RuntimeError):
+    """The noise that was added is not the noise that was charged: a fault in this program, the run stops."""
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What a round leaves behind."""
+
+    state: GlobalState
+    total: RoundSum | None  # None where nothing is summed (`local`, `centralized`)
+    loss: float | None  # released with the sum, never in a private run
+    local: dict[str, float]  # means over clients of what stays with them
+    clipped: int  # coordinates beyond the encoding's range, over all clients
+    seconds: float
+
+
+def run_round(
+    task: FedPDPO,
+    state: GlobalState,
+    clients: Sequence[Client],
+    plan: LocalPlan,
+    ledgers: ClientLedgers | None,
+    *,
+    planned_event: Event | None,
+    entropy: Entropy,
+    done: ClientDone,
+) -> RoundOutcome:
+    """Round `plan.round_index` from `state`.
+
+    Raises privacy.ledger.BudgetExceeded before anything is trained, NonFiniteError naming client, round and step, and
+    secagg.SecAggError when too few clients survive; in the last two cases what was reserved stays charged.
+    """
+    started = time.perf_counter()
+    config, round_index = task.config, plan.round_index
+    online = [c.index for c in clients if scheduled_drops(config, round_index).get(c.index) is not Stage.BEFORE_KEYS]
+    reservations = ledgers.reserve(round_index, online) if ledgers is not None else {}
+    if not task.method.aggregated:
+        return _alone(task, state, clients, plan, entropy, done, started)
+
+    vectors = vector_plan(config, task, round_index, clients)
+    aggregation = open_aggregation(config, round_index, vectors.dim, state.lora)
+    locals_, clipped = _train_and_submit(task, state, clients, plan, vectors, aggregation, entropy, done)
+    for local in locals_:
+        if planned_event is not None and not isinstance(planned_event, NonPrivate) and local.event != planned_event:
+            raise EventMismatch(f"round {round_index}: charged {planned_event}, trained {local.event}")
+    total = aggregation.finish()
+    mean = vectors.decode(total.vector, len(total.survivors))
+    lora = apply_mean(task, state.lora, round_index, mean)
+    if ledgers is not None and planned_event is not None:
+        ledgers.commit(reservations, planned_event)
+    return RoundOutcome(
+        GlobalState(round_index, lora),
+        total,
+        mean.loss,
+        _local_means(locals_),
+        clipped,
+        time.perf_counter() - started,
+    )
+
+
+def vector_plan(config: Config, task: FedPDPO, round_index: int, clients: Sequence[Client]) -> VectorPlan:
+    """The vector of a round; without DP the pairs bound is the declared size, or the largest client's."""
+    bound = config.data.pairs_per_client or max(len(client.train) for client in clients)
+    encoding = FixedPoint(
+        bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=config.federation.clients
+    )
+    return VectorPlan(task.layout(round_index).size, config.privacy.unit == "none", bound, encoding)
+
+
+def apply_mean(task: FedPDPO, lora: NDArray[np.float64], round_index: int, mean: MeanUpdate) -> NDArray[np.float64]:
+    """The next shared adapter: post-processing of the sum."""
+    return task.with_update(lora, round_index, task.config.federation.server_learning_rate * mean.update)
+
+
+def _train_and_submit(
+    task: FedPDPO,
+    state: GlobalState,
+    clients: Sequence[Client],
+    plan: LocalPlan,
+    vectors: VectorPlan,
+    aggregation: Aggregation,
+    entropy: Entropy,
+    done: ClientDone,
+) -> tuple[list[LocalUpdate], int]:
+    """Every awaited client trains, encodes and submits; its update is dropped before the next one starts."""
+    kept, clipped = [], 0
+    awaited = aggregation.open()
+    for count, index in enumerate(awaited, start=1):
+        client = clients[index]
+        local = task.train_locally(state.lora, client, plan, entropy.child("client", index, plan.round_index))
+        rounding = np.random.default_rng([plan.seed, 0x50, index, plan.round_index])
+        vector, beyond = vectors.encode(local, rounding)
+        aggregation.submit(index, vector)
+        clipped += beyond
+        kept.append(LocalUpdate(np.zeros(0), local.pairs, local.loss, local.steps, local.event, local.local))
+        done(count, len(awaited), client.name)
+    return kept, clipped
+
+
+def _alone(
+    task: FedPDPO,
+    state: GlobalState,
+    clients: Sequence[Client],
+    plan: LocalPlan,
+    entropy: Entropy,
+    done: ClientDone,
+    started: float,
+) -> RoundOutcome:
+    """A round without a sum: `local` clients keep their adapters, the pooled one is the shared adapter itself."""
+    locals_, lora = [], state.lora
+    for count, client in enumerate(clients, start=1):
+        local = task.train_locally(lora, client, plan, entropy.child("client", client.index, plan.round_index))
+        if task.method.pooled:
+            lora = task.with_update(lora, plan.round_index, local.update)
+        locals_.append(local)
+        done(count, len(clients), client.name)
+    loss = float(np.mean([local.loss for local in locals_])) if task.method.pooled else None
+    seconds = time.perf_counter() - started
+    return RoundOutcome(GlobalState(plan.round_index, lora), None, loss, _local_means(locals_), 0, seconds)
+
+
+def _local_means(locals_: Sequence[LocalUpdate]) -> dict[str, float]:
+    return mean_over_clients([{"train_loss": local.loss, **local.local} for local in locals_])

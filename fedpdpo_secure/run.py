@@ -1,0 +1,125 @@
+"""A whole run: prepare, rounds, finish. Stops before the round that would overspend; resumes between rounds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.accounting import Bound
+from privacy.ledger import BudgetExceeded
+
+from fedpdpo_secure.artefacts import claim_folder, keep_base, save_adapter, write_config
+from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, plan_budget
+from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
+from fedpdpo_secure.config import Config, config_digest
+from fedpdpo_secure.finish import finish
+from fedpdpo_secure.local.plan import local_plan
+from fedpdpo_secure.measurement import measure_round
+from fedpdpo_secure.prepare import BUILTIN_MODEL, Prepared, prepare
+from fedpdpo_secure.progress import Progress
+from fedpdpo_secure.report import RunResult, append_report, read_reports, write_reports
+from fedpdpo_secure.round import run_round
+from fedpdpo_secure.run_info import make_info, round_report
+from privacy.entropy import Entropy
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same over the rounds of a run."""
+
+    config: Config
+    folder: Path
+    digest: str
+    prepared: Prepared
+    budget: BudgetPlan | None
+    ledgers: ClientLedgers | None
+    entropy: Entropy
+    base: str
+    progress: Progress
+
+
+def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResult:
+    """Run `config` to its end or to its budget and return what was made.
+
+    Raises ConfigError, DataError or RunFolderError before anything is trained; NonFiniteError, secagg.SecAggError or
+    KeyboardInterrupt from a round leave a valid folder that can be resumed. A spent budget is no error here:
+    `RunResult.stopped` says so.
+    """
+    folder = claim_folder(config, resume=resume)
+    budget = plan_budget(config) if config.privacy.unit == "pair" else None
+    prepared = prepare(config, folder, progress, fresh=not resume)
+    write_config(folder, config)
+    run = _make_run(config, folder, prepared, budget, progress)
+    state = _first_state(run, resume=resume)
+    progress.started(make_info(config, prepared, budget, state, folder))
+    stopped = None
+    spent = run.ledgers.spent() if run.ledgers is not None else None
+    while state.round_index < config.federation.rounds:
+        try:
+            state, spent = _one_round(run, state, spent)
+        except BudgetExceeded as error:
+            stopped = str(error)
+            break
+    return finish(
+        run.prepared, run.folder, state, budget=budget, spent=spent, stopped=stopped, base=run.base, progress=progress
+    )
+
+
+def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPlan | None, progress: Progress) -> Run:
+    base = prepared.base_path
+    if config.model_name_or_path == BUILTIN_MODEL:
+        base = keep_base(folder, base)
+    ledgers = None
+    if budget is not None and prepared.task.method.aggregated:
+        ledgers = ClientLedgers(config, budget, folder, prepared.federation.clients)
+    seed = config.privacy.insecure_seed
+    entropy = Entropy.os() if seed is None else Entropy.seeded(seed)
+    return Run(config, folder, config_digest(config), prepared, budget, ledgers, entropy, base, progress)
+
+
+def _first_state(run: Run, *, resume: bool) -> GlobalState:
+    """The checkpoint to go on from, with everything of a round that was cut removed; or the public initial state."""
+    state = GlobalState(0, run.prepared.task.lora())
+    if resume:
+        state = load_checkpoint(run.folder, run.digest) or state
+    for client in run.prepared.clients:
+        run.prepared.task.states.discard_after(client.name, state.round_index)
+    write_reports(run.folder, [r for r in read_reports(run.folder) if r.round_index <= state.round_index])
+    if not resume:
+        save_checkpoint(run.folder, state, run.digest)
+    save_adapter(run.folder, run.prepared.task, state, base=run.base)
+    return state
+
+
+def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[GlobalState, Bound | None]:
+    """Train, sum, measure, record one round; on disk in an order from which a crash never under-reports."""
+    started = time.perf_counter()
+    round_index = state.round_index + 1
+    plan = local_plan(run.config, round_index, run.budget.noise_multiplier if run.budget is not None else 0.0)
+    outcome = run_round(
+        run.prepared.task,
+        state,
+        run.prepared.clients,
+        plan,
+        run.ledgers,
+        planned_event=run.budget.event if run.ledgers is not None and run.budget is not None else None,
+        entropy=run.entropy,
+        done=lambda done, total, name: run.progress.client(round_index, done, total, name),
+    )
+    if outcome.clipped:
+        run.progress.note(f"round {round_index}: {outcome.clipped} coordinates were beyond secagg.value_range")
+    spent = run.ledgers.spent() if run.ledgers is not None else None
+    released, local = measure_round(run.prepared, outcome)
+    report = round_report(
+        run.config, run.prepared, outcome, plan,
+        before=before, spent=spent, budget=run.budget, released=released, local=local,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+    append_report(run.folder, report)
+    save_adapter(run.folder, run.prepared.task, outcome.state, base=run.base)
+    save_checkpoint(run.folder, outcome.state, run.digest)
+    for client in run.prepared.clients:
+        run.prepared.task.states.prune(client.name, round_index)
+    run.progress.round(report)
+    return outcome.state, spent

@@ -1,0 +1,121 @@
+"""Public facts of a run and of a round, as the records that are shown and written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from privacy.accounting import Bound
+
+from fedpdpo_secure.budget import BudgetPlan
+from fedpdpo_secure.checkpoint import GlobalState
+from fedpdpo_secure.config import Config
+from fedpdpo_secure.local.plan import LocalPlan
+from fedpdpo_secure.prepare import Prepared
+from fedpdpo_secure.progress import RunInfo
+from fedpdpo_secure.report import Drop, RoundReport
+from fedpdpo_secure.round import RoundOutcome, vector_plan
+
+
+def noise_kind(config: Config, budget: BudgetPlan | None) -> str:
+    """`local` for cryptographic noise at each client, `seeded` for tests, `none`."""
+    if budget is None or budget.noise_multiplier == 0:
+        return "none"
+    return "local" if config.privacy.insecure_seed is None else "seeded"
+
+
+def finite_epsilon(bound: Bound | None) -> float | None:
+    """The bound's epsilon, None where it is infinite or there is none."""
+    return None if bound is None or not math.isfinite(bound.epsilon) else bound.epsilon
+
+
+def make_info(
+    config: Config, prepared: Prepared, budget: BudgetPlan | None, state: GlobalState, folder: Path
+) -> RunInfo:
+    """What is known before the first round."""
+    federation, privacy, method = config.federation, config.privacy, prepared.task.method
+    vectors = vector_plan(config, prepared.task, 1, prepared.clients)
+    projected = budget.projected(federation.rounds) if budget is not None else None
+    return RunInfo(
+        task=config.task,
+        method=method.name,
+        personal=config.method.personal or "free",
+        model=config.model_name_or_path,
+        dataset=config.dataset_name,
+        device=str(prepared.task.backbone.device),
+        clients=federation.clients,
+        rounds=federation.rounds,
+        first_round=state.round_index + 1,
+        parameters=vectors.size,
+        unit=privacy.unit,
+        noise=noise_kind(config, budget),
+        delta=None if budget is None else budget.delta,
+        budget=None if budget is None or math.isinf(budget.budget) else budget.budget,
+        epsilon_projected=finite_epsilon(projected),
+        accountant=f"{projected.accountant if projected else 'none'} (dp-accounting {version('dp-accounting')})",
+        sampler=f"Poisson, rate {privacy.sample_rate:g}" if budget is not None else "shuffled passes",
+        noise_multiplier=0.0 if budget is None else budget.noise_multiplier,
+        clip_norm=privacy.clip_norm,
+        sample_rate=privacy.sample_rate,
+        expected_batch=privacy.expected_batch,
+        local_steps=federation.local_steps,
+        secagg=_secagg_line(config, vectors.encoding.proof(), summed=method.aggregated),
+        upload_bytes=vectors.dim * config.secagg.bits // 8 if method.aggregated else 0,
+        public_data=config.data.public,
+        output_dir=str(folder),
+    )
+
+
+def _secagg_line(config: Config, proof: str, *, summed: bool) -> str:
+    if not summed:
+        return "no sum: nothing is sent" if config.method.name == "local" else "no sum: pairs are pooled"
+    if not config.secagg.enabled:
+        return f"OFF: the server sees every client's update; {proof}"
+    return f"on, {config.secagg.mode}, threshold {config.secagg.threshold} of {config.federation.clients}; {proof}"
+
+
+def round_report(
+    config: Config,
+    prepared: Prepared,
+    outcome: RoundOutcome,
+    plan: LocalPlan,
+    *,
+    before: Bound | None,
+    spent: Bound | None,
+    budget: BudgetPlan | None,
+    released: Mapping[str, float],
+    local: Mapping[str, float],
+    seconds: float,
+) -> RoundReport:
+    """The record of a finished round."""
+    total = outcome.total
+    names = [client.name for client in prepared.clients]
+    now, earlier = finite_epsilon(spent), finite_epsilon(before)
+    left = None if budget is None or now is None or math.isinf(budget.budget) else max(0.0, budget.budget - now)
+    return RoundReport(
+        round_index=outcome.state.round_index,
+        clients=len(names),
+        survivors=len(total.survivors) if total is not None else len(names),
+        dropped=tuple(Drop(names[index], stage.value) for index, stage in total.dropped) if total is not None else (),
+        recovered=total.recovered_mask_keys + total.recovered_self_masks if total is not None else 0,
+        steps=plan.steps or 0,
+        epsilon_round=None if now is None else now - (earlier or 0.0),
+        epsilon=now,
+        epsilon_pld=spent.pld if spent is not None and now is not None else None,
+        epsilon_rdp=spent.rdp if spent is not None and now is not None else None,
+        epsilon_left=left,
+        delta=None if budget is None else budget.delta,
+        noise_multiplier=0.0 if budget is None else budget.noise_multiplier,
+        sample_rate=config.privacy.sample_rate,
+        clip_norm=config.privacy.clip_norm,
+        unit=config.privacy.unit,
+        noise=noise_kind(config, budget),
+        upload_bytes=sum(total.upload_bytes.values()) if total is not None else 0,
+        secagg_client_seconds=sum(total.client_seconds.values()) if total is not None else 0.0,
+        secagg_server_seconds=total.server_seconds if total is not None else 0.0,
+        seconds=seconds,
+        released=released,
+        local=local,
+    )

@@ -1,0 +1,58 @@
+"""The vector one client contributes to a round, as integers, and the mean decoded from their sum.
+
+In a private run the vector is the update alone and clients weigh equally: a weight would reveal how many pairs a client
+has. Without DP the weight and the training loss travel inside it, so that nothing per client is in the clear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpdpo_secure.local.plan import LocalUpdate
+from secagg import FixedPoint
+
+LOSS_BOUND = 16.0  # nats; a larger loss is reported as this much
+
+
+@dataclass(frozen=True, slots=True)
+class MeanUpdate:
+    """What the server learns from one sum."""
+
+    update: NDArray[np.float64]  # [D]
+    loss: float | None  # weighted mean training loss; None in a private run
+
+
+@dataclass(frozen=True, slots=True)
+class VectorPlan:
+    """How an update becomes a vector of `dim` coordinates; public."""
+
+    size: int  # D
+    weighted: bool  # True without DP
+    pairs_bound: int  # largest number of pairs of any client; scales weights into [0, 1]
+    encoding: FixedPoint
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of the vector: the update, and without DP the weight and the weighted loss."""
+        return self.size + (2 if self.weighted else 0)
+
+    def encode(self, local: LocalUpdate, rounding: np.random.Generator) -> tuple[NDArray[np.int64], int]:
+        """(int64[dim], number of coordinates that had to be clipped to the range) of one client's update."""
+        values = local.update
+        if self.weighted:
+            weight = local.pairs / self.pairs_bound
+            loss = weight * min(local.loss, LOSS_BOUND) / LOSS_BOUND
+            values = np.concatenate([weight * values, np.array([weight, loss]) * self.encoding.value_range])
+        encoded = self.encoding.encode(values, rounding)
+        return encoded.vector, encoded.clipped
+
+    def decode(self, total: NDArray[np.int64], survivors: int) -> MeanUpdate:
+        """The mean over `survivors` clients of a sum int64[dim]."""
+        values = self.encoding.decode(total)
+        if not self.weighted:
+            return MeanUpdate(values / survivors, None)
+        weight, loss = values[self.size :] / self.encoding.value_range
+        return MeanUpdate(values[: self.size] / weight, float(loss / weight * LOSS_BOUND))
