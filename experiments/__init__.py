@@ -1,0 +1,1 @@
+"""The command line, the configurations and everything that prints. Nothing below this package imports it."""

@@ -1,0 +1,59 @@
+"""The console script `fedpdpo`: the tree of commands and the one place where an error becomes an exit code.
+
+Only click is imported here and at the head of the command files; everything heavier is imported by the command that
+needs it, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from experiments.account_commands import account, calibrate
+from experiments.data_commands import data
+from experiments.env_command import env
+from experiments.ledger_commands import ledger
+from experiments.output import EXIT_USAGE, report_error
+from experiments.plan_command import plan
+from experiments.train_command import train
+
+
+def _underscores(name: str) -> str:
+    return name.replace("-", "_")
+
+
+@click.group(
+    context_settings={
+        "token_normalize_func": _underscores,  # --output-dir is --output_dir
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+    epilog="Exit codes: 0 ok, 1 unexpected, 2 usage or config, 3 plan impossible, 4 budget exhausted, "
+    "5 secure aggregation aborted, 6 verification failed, 130 interrupted.",
+)
+@click.version_option(package_name="fedpdpo", prog_name="fedpdpo")
+def cli() -> None:
+    """Federated preference alignment of language models whose privacy is proved, enforced and recorded."""
+
+
+for _command in (train, plan, account, calibrate, ledger, data, env):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (default: that of the process) and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cli.main(given, prog_name="fedpdpo", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except (Exception, KeyboardInterrupt) as error:
+        return report_error(error, as_json="--json" in given)
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""`fedpdpo plan`: what a run will cost in privacy, bytes and memory, before anything is read or trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from experiments.account_commands import ADVERSARY, RELATION
+from experiments.output import EXIT_IMPOSSIBLE, CommandError, Output, output_options
+from experiments.tables import number, print_table, size
+
+if TYPE_CHECKING:
+    from fedpdpo_secure.config import Config
+
+SHOWN_ROUNDS = 12
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value of CONFIG.")
+@output_options
+def plan(config: Path, overrides: tuple[str, ...], output: Output) -> None:
+    """Show what a run would cost in privacy, bytes and memory.
+
+    Calibrates the noise for CONFIG and shows epsilon per round and the proof that the sum cannot overflow its ring.
+    Reads no data and trains nothing. Exit 3 if the plan is impossible, such as an epsilon that no noise reaches.
+    """
+    from fedpdpo_secure.config import load_config
+
+    chosen = load_config(config, overrides)
+    privacy = _privacy(chosen)
+    values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen)}
+    values |= _model(chosen)
+    if not output.quiet:
+        _show(output, chosen, values)
+    output.finish(values)
+
+
+def _privacy(config: Config) -> dict[str, Any]:
+    """Noise, epsilon after each round, and what is left of it if the sample were known."""
+    base = {"unit": config.privacy.unit, "rounds": config.federation.rounds, "clients": config.federation.clients}
+    if config.privacy.unit == "none":
+        return {**base, "epsilon": None, "delta": None, "noise_multiplier": 0.0, "per_round": []}
+    from fedpdpo_secure.budget import plan_budget
+    from fedpdpo_secure.config import ConfigError
+    from privacy.accounting import unamplified
+
+    try:
+        budget = plan_budget(config)
+    except ConfigError as error:
+        raise CommandError(str(error), EXIT_IMPOSSIBLE) from error
+    bounds = [budget.projected(done) for done in range(1, config.federation.rounds + 1)]
+    rows = [
+        {"round": done, "epsilon": _finite(bound.epsilon), "pld": _finite(bound.pld), "rdp": _finite(bound.rdp)}
+        for done, bound in enumerate(bounds, start=1)
+    ]
+    steps = (config.federation.local_steps or 1) * config.federation.rounds
+    known = unamplified([budget.event] * config.federation.rounds, budget.delta).epsilon
+    last = bounds[-1]
+    return {
+        **base,
+        "epsilon": _finite(last.epsilon),
+        "delta": budget.delta,
+        "budget": _finite(budget.budget),
+        "noise_multiplier": budget.noise_multiplier,
+        "clip_norm": config.privacy.clip_norm,
+        "sample_rate": config.privacy.sample_rate,
+        "expected_batch": config.privacy.expected_batch,
+        "steps": steps,
+        "accountant": last.accountant,
+        "relation": RELATION,
+        "unamplified": _finite(known),
+        "per_round": rows,
+    }
+
+
+def _secagg(config: Config) -> dict[str, Any]:
+    from secagg import FixedPoint
+
+    section, clients = config.secagg, config.federation.clients
+    ring = FixedPoint(bits=section.bits, value_range=section.value_range, max_clients=clients)
+    return {
+        "secagg": section.enabled,
+        "threshold": section.threshold if section.enabled else None,
+        "bits": section.bits,
+        "ring_proof": ring.proof(),
+    }
+
+
+def _model(config: Config) -> dict[str, Any]:
+    """Shared parameters, upload and memory from the model's shape; nulls where that cannot be read."""
+    from experiments.model_shape import model_shape
+
+    try:
+        shape = model_shape(config)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        return {"parameters": None, "upload_bytes": None, "memory_bytes": None, "model_unread": reason}
+    extra = 2 if config.privacy.unit == "none" else 0  # weight and loss travel inside the vector
+    upload = (shape.parameters + extra) * config.secagg.bits // 8
+    return {
+        "parameters": shape.parameters,
+        "model_parameters": shape.model_parameters,
+        "upload_bytes": upload,
+        "round_upload_bytes": upload * config.federation.clients,
+        "memory_bytes": {
+            "float32": shape.memory_bytes(config, bytes_per_weight=4),
+            "bfloat16": shape.memory_bytes(config, bytes_per_weight=2),
+        },
+    }
+
+
+def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
+    if values["unit"] == "none":
+        click.secho("NOT PRIVATE: privacy.unit is none, nothing is clipped or noised", fg="red", bold=True)
+    else:
+        _show_privacy(output, config, values)
+    if config.secagg.enabled:
+        state = f"{config.secagg.mode}, threshold {values['threshold']} of {values['clients']} clients"
+    else:
+        state = "OFF: the server sees every client's update"
+    output.say(f"secagg      {state}")
+    output.say(f"ring        {values['ring_proof']}: no sum can wrap")
+    if values["parameters"] is None:
+        output.say(f"model       its shape cannot be read here ({values['model_unread']}): no bytes, no memory")
+        return
+    output.say(f"model       {values['model_parameters']:,} parameters, {values['parameters']:,} of the adapter shared")
+    output.say(f"upload      {size(values['upload_bytes'])} a client and round, keys and shares aside")
+    memory = values["memory_bytes"]
+    output.say(
+        f"memory      roughly {size(memory['float32'])} in float32, {size(memory['bfloat16'])} in bfloat16, "
+        f"micro-batch {config.dpo.micro_batch}, longest pairs"
+    )
+
+
+def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> None:
+    output.say(f"unit        one preference pair; neighbours: {RELATION}; delta {values['delta']:g}")
+    output.say(f"against     {ADVERSARY}")
+    output.say(
+        f"sampler     Poisson, rate {values['sample_rate']:g}, divisor {values['expected_batch']:g} (public); "
+        f"{config.federation.local_steps} steps a round, {values['rounds']} rounds"
+    )
+    origin = "calibrated" if config.privacy.noise_multiplier is None else "given"
+    output.say(f"noise       multiplier {values['noise_multiplier']:.6g} ({origin}), clip norm {values['clip_norm']:g}")
+    if values["epsilon"] is None:
+        click.secho("NOT PRIVATE: epsilon is infinite", fg="red", bold=True)
+        return
+    budget = "" if values["budget"] is None else f" of budget {values['budget']:g}"
+    output.say(f"epsilon     {values['epsilon']:.4f}{budget} after the last round, by {values['accountant']}")
+    output.say(f"            {number(values['unamplified'])} if the sample were known (no amplification)")
+    output.say()
+    rows = values["per_round"]
+    step = -(-len(rows) // SHOWN_ROUNDS)
+    shown = [row for row in rows if row["round"] % step == 0 or row is rows[-1]]
+    cells = [[str(row["round"]), number(row["epsilon"]), number(row["pld"]), number(row["rdp"])] for row in shown]
+    print_table(["after round", "epsilon", "PLD", "RDP"], cells)
+    output.say()
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or value == float("inf") else value
