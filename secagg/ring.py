@@ -15,6 +15,7 @@ RING_BITS = (16, 24, 32)
 """Ring sizes on offer: whole bytes, so that packing has no padding bits and is canonical."""
 
 RingVector = NDArray[np.uint32]
+_CHUNK_WORDS = 32 * 1024  # 128 KiB stay in the second-level cache
 
 
 def to_ring(
@@ -62,13 +63,23 @@ def pack(words: RingVector, bits: int) -> bytes:
     return packed.tobytes()
 
 
-def unpack(data: bytes, bits: int) -> RingVector:
-    """Inverse of `pack`: uint32[D], each word below 2^bits. Raises BadMessage on a broken last word."""
+def add_packed(
+    accumulator: RingVector,  # uint32[D], changed in place modulo 2^32
+    packed: bytes,
+    bits: int,
+) -> None:
+    """Add what `pack` made of a vector of the same length; chunk by chunk, without a second whole vector.
+
+    Raises BadMessage, the accumulator unchanged, if the length is another.
+    """
     width = bits // 8
-    if len(data) % width:
-        raise BadMessage(f"{len(data)} bytes are not a whole number of {bits}-bit words")
-    packed = np.frombuffer(data, np.uint8).reshape(-1, width)
-    octets = np.zeros((packed.shape[0], 4), np.uint8)
-    for i in range(width):
-        octets[:, i] = packed[:, i]
-    return octets.view("<u4").reshape(-1).astype(np.uint32, copy=False)
+    if len(packed) != packed_size(accumulator.size, bits):
+        raise BadMessage(f"{len(packed)} bytes are not {accumulator.size} words of {bits} bits")
+    octets = np.frombuffer(packed, np.uint8).reshape(-1, width)
+    buffer = np.zeros((_CHUNK_WORDS, 4), np.uint8)
+    words = buffer.view("<u4").reshape(-1)
+    for start in range(0, accumulator.size, _CHUNK_WORDS):
+        chunk = accumulator[start : start + _CHUNK_WORDS]
+        for i in range(width):
+            buffer[: chunk.size, i] = octets[start : start + chunk.size, i]
+        np.add(chunk, words[: chunk.size], out=chunk)

@@ -26,7 +26,7 @@ from secagg.messages import (
     Shares,
     UnmaskRequest,
 )
-from secagg.ring import RingVector, packed_size, unpack
+from secagg.ring import RingVector, add_packed
 from secagg.unmask import SharedClient, remove_masks
 
 
@@ -103,9 +103,7 @@ def _add_shares(config: RoundConfig, state: CollectShares, message: Shares) -> N
 
 def _add_vector(config: RoundConfig, state: CollectVectors, message: MaskedVector) -> None:
     _expect(message.client, state.shared, state.submitted, "masked vector")
-    if len(message.packed) != packed_size(config.dim, config.bits):
-        raise PeerMisbehaved(f"client {message.client} sent a vector of another length")
-    np.add(state.accumulator, unpack(message.packed, config.bits), out=state.accumulator)
+    add_packed(state.accumulator, message.packed, config.bits)
     state.submitted.add(message.client)
 
 

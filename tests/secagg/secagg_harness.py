@@ -1,0 +1,153 @@
+"""Builders for the tests of secagg: configurations, a fixed entropy source, and a federation stopped anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import Client, RoundConfig, RoundSum, Server, Stage, default_threshold
+from secagg.local import LocalRound, Tap
+from secagg.messages import Delivery, Message, Roster
+from secagg.wire import decode, encode
+
+
+def make_config(
+    n: int = 5,
+    *,
+    dim: int = 40,
+    bits: int = 24,
+    threshold: int | None = None,
+    min_survivors: int = 3,
+    session: bytes = b"0123456789abcdef",
+    round_index: int = 7,
+    context: bytes = bytes(32),
+) -> RoundConfig:
+    """A round of clients 10, 13, 16, ... so that ids and positions differ."""
+    return RoundConfig(
+        session=session,
+        round_index=round_index,
+        clients=tuple(range(10, 10 + 3 * n, 3)),
+        threshold=default_threshold(n) if threshold is None else threshold,
+        min_survivors=min_survivors,
+        bits=bits,
+        dim=dim,
+        context=context,
+    )
+
+
+def fixed_entropy(seed: bytes = b"secagg tests") -> Callable[[int], bytes]:
+    """A reproducible stand-in for os.urandom: SHAKE-256 of the seed and a call counter."""
+    calls = 0
+
+    def draw(size: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return hashlib.shake_256(seed + calls.to_bytes(8, "big")).digest(size)
+
+    return draw
+
+
+def random_vectors(config: RoundConfig, seed: int = 0) -> dict[int, NDArray[np.int64]]:
+    """Small vectors whose sum cannot wrap: int64[dim] for each client."""
+    rng = np.random.default_rng(seed)
+    return {client: rng.integers(-900, 900, config.dim) for client in config.clients}
+
+
+def centred_sum(vectors: list[NDArray[np.int64]], config: RoundConfig) -> NDArray[np.int64]:
+    """The oracle: Python integers, reduced into [-2^(bits-1), 2^(bits-1))."""
+    modulus = 2**config.bits
+    sums = [sum(int(value) for value in column) for column in zip(*vectors, strict=True)]
+    return np.array([(s + modulus // 2) % modulus - modulus // 2 for s in sums], np.int64)
+
+
+def run_local(
+    config: RoundConfig,
+    vectors: Mapping[int, NDArray[np.int64]],
+    drops: Mapping[int, Stage] | None = None,
+    *,
+    tap: Tap | None = None,
+    entropy: Callable[[int], bytes] | None = None,
+) -> RoundSum:
+    local = LocalRound(config, drops or {}, entropy=entropy or fixed_entropy(), tap=tap)
+    for client in local.open():
+        local.submit(client, vectors[client])
+    return local.finish()
+
+
+class Federation:
+    """Real clients and a real server, advanced stage by stage, with every message at hand and alterable."""
+
+    def __init__(self, config: RoundConfig) -> None:
+        self.config = config
+        entropy = fixed_entropy()
+        self.clients = {client: Client(config, client, entropy=entropy) for client in config.clients}
+        self.server = Server(config)
+        self.rosters: Mapping[int, Message] = {}
+        self.deliveries: Mapping[int, Message] = {}
+        self.requests: Mapping[int, Message] = {}
+        self.sent: dict[str, dict[int, Message]] = {"shares": {}, "masked": {}, "reveal": {}}
+
+    def advertise(self) -> Federation:
+        for client in self.clients.values():
+            self.server.receive(client.greeting)
+        self.rosters = self.server.deadline()
+        return self
+
+    def share(self) -> Federation:
+        self._exchange("shares", self.rosters)
+        self.deliveries = self.server.deadline()
+        return self
+
+    def deliver(self) -> Federation:
+        for client, message in self.deliveries.items():
+            self.clients[client].receive(message)
+        return self
+
+    def mask(self, vectors: Mapping[int, NDArray[np.int64]], absent: tuple[int, ...] = ()) -> Federation:
+        for client, machine in self.clients.items():
+            if client not in absent:
+                self.sent["masked"][client] = machine.mask(vectors[client])
+                self.server.receive(self.sent["masked"][client])
+        self.requests = self.server.deadline()
+        return self
+
+    def reveal(self) -> Federation:
+        self._exchange("reveal", self.requests)
+        return self
+
+    def _exchange(self, kind: str, incoming: Mapping[int, Message]) -> None:
+        for client, message in incoming.items():
+            reply = self.clients[client].receive(message)
+            assert reply is not None
+            self.sent[kind][client] = reply
+            self.server.receive(reply)
+
+    def roster(self) -> Roster:
+        """The roster as sent to the first client."""
+        message = self.rosters[self.config.clients[0]]
+        assert isinstance(message, Roster)
+        return message
+
+    def delivery(self, client: int) -> Delivery:
+        message = self.deliveries[client]
+        assert isinstance(message, Delivery)
+        return message
+
+    def messages(self) -> list[Message]:
+        """One of each type, from a finished round."""
+        first = self.config.clients[0]
+        sent = [self.sent[kind][first] for kind in ("shares", "masked", "reveal")]
+        received = [self.rosters[first], self.deliveries[first], self.requests[first]]
+        return [self.clients[first].greeting, *sent, *received]
+
+
+def finished_federation(config: RoundConfig, absent: tuple[int, ...] = ()) -> Federation:
+    federation = Federation(config).advertise().share().deliver()
+    return federation.mask(random_vectors(config), absent).reveal()
+
+
+def through_wire(message: Message, config: RoundConfig) -> Message:
+    return decode(encode(message, config), config)
