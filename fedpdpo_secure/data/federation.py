@@ -6,9 +6,7 @@ client has a training pair.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +18,12 @@ from fedpdpo_secure.config.rules import BUILTIN_DATA
 from fedpdpo_secure.data import partition, synthetic
 from fedpdpo_secure.data.pairs import PUBLIC_CLIENT, DataError, Federation, PreferencePair
 from fedpdpo_secure.data.partition import LEFT_OUT, PUBLIC, Roster, Scan, Split
-from fedpdpo_secure.data.shapes import Message, Render, Texts, parse_row
-from fedpdpo_secure.data.sources import Source, column_value, open_source
+from fedpdpo_secure.data.scan import chat_render, scan_source
+from fedpdpo_secure.data.shapes import Render, parse_row
+from fedpdpo_secure.data.sources import Source, open_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-MAX_DIRICHLET_LABELS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +33,6 @@ class _Part:
     source: Source
     owner: np.ndarray
     split: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class _Scanned:
-    scan: Scan
-    keys: np.ndarray  # uint64[n], keyed hash of each row's group; comparable between sources of one load
-    templated: bool
 
 
 def load_federation(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> Federation:
@@ -59,15 +49,16 @@ def load_federation(config: Config, tokenizer: PreTrainedTokenizerBase | None) -
         return synthetic.make_federation(config)
     data, render, hash_key = config.data, chat_render(tokenizer), os.urandom(16)
     source = open_source(config.dataset_name, revision=data.revision, where=data.where)
-    main = _scan(source, config, render, hash_key, known=None)
+    main = scan_source(source, config, render, hash_key, known=None)
     roster = _roster(main.scan, config)
     parts, notes = [_deal_main(source, main.scan, roster, config)], []
     dropped = int((parts[0].owner == LEFT_OUT).sum())
     if dropped:
         notes.append(f"{dropped} training pairs left out by data.pairs_per_client = {data.pairs_per_client}")
     if data.test is not None:
-        test_source = open_source(data.test, where=data.where)
-        test = _scan(test_source, config, render, hash_key, known=main.scan.labels)
+        same = data.test.partition(":")[0] == config.dataset_name.partition(":")[0]  # another split of one hub data set
+        test_source = open_source(data.test, revision=data.revision if same else None, where=data.where)
+        test = scan_source(test_source, config, render, hash_key, known=main.scan.labels)
         if test.templated != main.templated:
             raise DataError(f"data.test: {test_source.label} and {source.label} must both be conversational or neither")
         parts.append(_deal_test(test_source, test.scan, roster, config))
@@ -86,68 +77,6 @@ def load_federation(config: Config, tokenizer: PreTrainedTokenizerBase | None) -
         stream=lambda: _stream(parts, roster, render),
         public_stream=lambda: _public_texts(parts, roster, render),
     )
-
-
-def chat_render(tokenizer: PreTrainedTokenizerBase | None) -> Render | None:
-    """The tokenizer's chat template as a function, or None if it has none."""
-    if tokenizer is None or not tokenizer.chat_template:
-        return None
-    import jinja2
-
-    def render(messages: list[Message], generate: bool) -> str:
-        try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
-        except jinja2.TemplateError as error:
-            raise ValueError(" ".join(str(error).split())) from error
-
-    return render
-
-
-def _scan(
-    source: Source, config: Config, render: Render | None, hash_key: bytes, *, known: tuple[str, ...] | None
-) -> _Scanned:
-    """Parse every row, keep three numbers of it. With `known` labels any other is refused."""
-    column = _label_column(config)
-    limit = config.federation.clients if config.data.partition != "dirichlet" else MAX_DIRICHLET_LABELS
-    labels = {name: index for index, name in enumerate(known or ())}
-    label, keys, templated = array("l"), array("Q"), None
-    for number, row in source.read():
-        where = source.at(number)
-        texts = parse_row(row, where, render)
-        if templated is not None and templated != texts.templated:
-            raise DataError(f"{where}: field chosen: conversational and plain rows cannot be mixed in one file")
-        templated = texts.templated
-        value = column_value(row, column, where) if column else ""
-        if value not in labels:
-            if known is not None:
-                raise DataError(f"{where}: field {column}: no training row has the value {value!r}")
-            if len(labels) == limit:
-                raise DataError(f"{where}: field {column}: more than {limit} values ({_limit_reason(config)})")
-            labels[value] = len(labels)
-        label.append(labels[value])
-        keys.append(_group_key(row, texts, config.data.group_column, hash_key, where))
-    if not len(label):
-        raise DataError(f"{source.label}: holds no row" + (" that data.where keeps" if config.data.where else ""))
-    hashes = np.array(keys, dtype=np.uint64)
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))  # groups numbered by first appearance, whatever the hash key
-    return _Scanned(Scan(tuple(labels), np.array(label, dtype=np.int32), rank[inverse]), hashes, bool(templated))
-
-
-def _label_column(config: Config) -> str | None:
-    data = config.data
-    return {"round_robin": None, "dirichlet": data.label_column}.get(data.partition, data.partition)
-
-
-def _limit_reason(config: Config) -> str:
-    dirichlet = config.data.partition == "dirichlet"
-    return "too many for data.label_column" if dirichlet else "federation.clients; each value needs a client"
-
-
-def _group_key(row: dict[str, object], texts: Texts, column: str | None, hash_key: bytes, where: str) -> int:
-    group = texts.prompt if column is None else column_value(row, column, where)
-    return int.from_bytes(hashlib.blake2b(group.encode(), key=hash_key, digest_size=8).digest(), "big")
 
 
 def _roster(scan: Scan, config: Config) -> Roster:

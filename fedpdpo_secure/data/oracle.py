@@ -8,13 +8,8 @@ from itertools import product
 import numpy as np
 
 from fedpdpo_secure.config.models import Config
-from fedpdpo_secure.data.synthetic import (
-    ATTRIBUTES,
-    MIN_DIFFERENCE,
-    SHARPNESS,
-    client_weights,
-    shared_weights,
-)
+from fedpdpo_secure.data.synthetic import MIN_DIFFERENCE, SHARPNESS, client_weights, shared_weights
+from fedpdpo_secure.data.synthetic_text import ATTRIBUTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 from fedpdpo_secure.data.pairs import PUBLIC_CLIENT, DataError
 
 PUBLIC, LEFT_OUT = -1, -2  # owners that are no client
+_RESERVED = frozenset({PUBLIC_CLIENT, "pooled"})  # folders beside those of clients
 
 
 class Split(IntEnum):
@@ -91,7 +92,7 @@ def column_roster(labels: Sequence[str], sizes: np.ndarray, clients: int, field:
 def client_name(value: str, field: str) -> str:
     """`value` as a name that is safe as a folder name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", value).strip("-.")[:56]
-    if not name or name.casefold() == PUBLIC_CLIENT:
+    if not name or name.casefold() in _RESERVED:
         raise DataError(f"{field}: the value {value!r} cannot name a client")
     return name
 
