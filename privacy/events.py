@@ -82,7 +82,10 @@ def gaussian_event(*, noise_multiplier: float, sample_rate: float, steps: int) -
 
 def event_to_dict(event: Event) -> dict[str, str | int | float]:
     """The event as plain values, with its type under "type"."""
-    return {"type": type(event).__name__, **asdict(event)}
+    values = asdict(event)
+    for name in values.keys() & {"noise_multiplier", "sample_rate"}:
+        values[name] = float(values[name])  # one spelling of every number, so that equal events are equal text
+    return {"type": type(event).__name__, **values}
 
 
 def event_from_dict(values: Mapping[str, object]) -> Event:
