@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.accounting import Bound, epsilon
-from privacy.calibration import noise_multiplier
 from privacy.ledger import Ledger, Reservation, default_root
 
 from fedpdpo_secure.config import Config, ConfigError
+from privacy.accounting import Bound, epsilon
+from privacy.calibration import noise_multiplier
 from privacy.events import Event, NonPrivate, gaussian_event
 
 
@@ -42,7 +42,9 @@ def plan_budget(config: Config) -> BudgetPlan:
         assert privacy.epsilon is not None
         try:
             steps = federation.rounds * federation.local_steps
-            sigma = noise_multiplier(privacy.epsilon, privacy.delta, privacy.sample_rate, steps)
+            sigma = noise_multiplier(
+                epsilon=privacy.epsilon, delta=privacy.delta, sample_rate=privacy.sample_rate, steps=steps
+            )
         except ValueError as error:
             raise ConfigError(f"privacy.epsilon: {error}") from error
     budget = math.inf if privacy.epsilon is None else privacy.epsilon
@@ -58,7 +60,7 @@ def _round_event(config: Config, sigma: float) -> Event:
     if sigma == 0:
         return NonPrivate("clip only")
     assert config.federation.local_steps is not None
-    return gaussian_event(sigma, privacy.sample_rate, config.federation.local_steps)
+    return gaussian_event(noise_multiplier=sigma, sample_rate=privacy.sample_rate, steps=config.federation.local_steps)
 
 
 def ledger_folder(config: Config, output_dir: Path) -> Path:

@@ -13,7 +13,7 @@ from fedpdpo_secure.local.plan import local_plan
 from fedpdpo_secure.measurement import client_metrics, keeps_own_parts, public_metrics, with_worst
 from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import Progress
-from fedpdpo_secure.report import RunResult
+from fedpdpo_secure.report import LOCAL, RunResult
 from fedpdpo_secure.run_info import finite_epsilon, noise_kind
 from fedpdpo_secure.serving import evaluate_serving, fit_serving, wants_serving
 
@@ -40,8 +40,10 @@ def finish(
         served = _serve(prepared, state, split, progress)
     else:
         personal = keeps_own_parts(prepared)
-        served = {name: client_metrics(prepared, state, name, personal=personal) for name in (split, HELDOUT)}
-    metrics = {**served[split], **{f"{HELDOUT}/{name}": value for name, value in served[HELDOUT].items()}}
+        served = {name: client_metrics(prepared, state, name, personal=personal) for name in _splits(split)}
+    others = {f"{name}/{key}": value for name in served if name != split for key, value in served[name].items()}
+    metrics = {**served[split], **others}
+    untrained = client_metrics(prepared, GlobalState(0, prepared.initial), split, personal=False)
     released = public_metrics(prepared, state)
     values = {
         "rounds": state.round_index,
@@ -49,7 +51,7 @@ def finish(
         "epsilon": finite_epsilon(spent),
         "delta": None if budget is None else budget.delta,
         "released": released,
-        "local, not released": {"served": metrics, "shared adapter alone": shared},
+        LOCAL: {"served": metrics, "shared adapter alone": shared, "untrained": untrained},
     }
     return RunResult(
         rounds=state.round_index,
@@ -67,10 +69,14 @@ def finish(
     )
 
 
+def _splits(final: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((final, "validation", HELDOUT)))
+
+
 def _serve(prepared: Prepared, state: GlobalState, split: str, progress: Progress) -> dict[str, dict[str, float]]:
     """Fit and measure every client's serving copy: metrics by split."""
     plan = local_plan(prepared.task.config, max(state.round_index, 1), 0.0)
-    rows: dict[str, list[dict[str, float]]] = {split: [], HELDOUT: []}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in _splits(split)}
     for done, client in enumerate(prepared.clients, start=1):
         fit_serving(prepared.task, state.lora, client, plan)
         for name, found in rows.items():

@@ -19,7 +19,11 @@ def measure_round(prepared: Prepared, outcome: RoundOutcome) -> tuple[Mapping[st
     released = {} if outcome.loss is None else {"loss": outcome.loss}
     if round_index % config.evaluation.every and round_index != config.federation.rounds:
         return released, outcome.local
-    local = client_metrics(prepared, outcome.state, config.evaluation.split, personal=keeps_own_parts(prepared))
+    personal, both = keeps_own_parts(prepared), config.evaluation.split == "both"
+    local = client_metrics(prepared, outcome.state, "test" if both else config.evaluation.split, personal=personal)
+    if both:
+        validation = client_metrics(prepared, outcome.state, "validation", personal=personal)
+        local |= {f"validation/{name}": value for name, value in validation.items()}
     return {**public_metrics(prepared, outcome.state), **released}, {**outcome.local, **local}
 
 

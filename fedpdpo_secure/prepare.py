@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from fedpdpo_secure.config import Config, ConfigError
-from fedpdpo_secure.data.federation import Federation, load_federation
+from fedpdpo_secure.data.federation import load_federation
+from fedpdpo_secure.data.pairs import Federation
 from fedpdpo_secure.methods import choose_method
 from fedpdpo_secure.model.backbone import Backbone, load_backbone, load_tokenizer
 from fedpdpo_secure.model.policy import reference_logps
@@ -39,6 +41,7 @@ class Prepared:
     base_path: str
     clients: tuple[Client, ...]  # who trains: the federation's clients, or one that pools them
     root: Path  # `personal/` of the run folder
+    initial: NDArray[np.float64]  # [F], the adapter's public initial value
 
     def store(self, client: str, split: str) -> PairStore:
         """One split of one client."""
@@ -63,7 +66,7 @@ def prepare(config: Config, output_dir: Path, progress: Progress, *, fresh: bool
     for name in [*federation.clients, *([POOLED] if method.pooled else []), PUBLIC]:
         _cache_references(root, name, backbone)
     clients = tuple(Client(name, index, PairStore(root, name, "train")) for index, name in enumerate(names))
-    return Prepared(federation, task, tokenizer, base_path, clients, root)
+    return Prepared(federation, task, tokenizer, base_path, clients, root, task.lora())
 
 
 def _data_and_tokenizer(config: Config, progress: Progress) -> tuple[Federation, PreTrainedTokenizerBase, str]:
@@ -86,7 +89,13 @@ def _token_pairs(
 ) -> Iterator[tuple[str, str, TokenPair]]:
     dpo = config.dpo
     for pair in federation.pairs():
-        tokens = tokenize_pair(pair, tokenizer, max_length=dpo.max_length, max_prompt_length=dpo.max_prompt_length)
+        tokens = tokenize_pair(
+            pair,
+            tokenizer,
+            max_length=dpo.max_length,
+            max_prompt_length=dpo.max_prompt_length,
+            templated=federation.templated,
+        )
         yield pair.client, pair.split, tokens
         if pooled and pair.split == "train":
             yield POOLED, "train", tokens

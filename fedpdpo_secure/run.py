@@ -80,7 +80,7 @@ def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPl
 
 def _first_state(run: Run, *, resume: bool) -> GlobalState:
     """The checkpoint to go on from, with everything of a round that was cut removed; or the public initial state."""
-    state = GlobalState(0, run.prepared.task.lora())
+    state = GlobalState(0, run.prepared.initial)
     if resume:
         state = load_checkpoint(run.folder, run.digest) or state
     for client in run.prepared.clients:

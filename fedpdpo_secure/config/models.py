@@ -98,7 +98,7 @@ class DpoSection(Section):
     )  # null: 0.3 under DP (SGD on the clip-normalised mean), else 1e-3 (AdamW)
     personal_learning_rate: float = Field(2.0e-3, gt=0)
     batch_size: int = Field(16, ge=1)  # non-private logical batch, in pairs
-    micro_batch: int = Field(8, ge=1)  # physical rows at a time; changes memory and speed, never the result
+    micro_batch: int = Field(16, ge=1)  # physical rows at a time; changes memory and speed, never the result
     max_length: int = Field(512, ge=8)  # tokens of prompt + one completion
     max_prompt_length: int | None = Field(None, ge=1)
     max_grad_norm: float = Field(1.0, gt=0)  # non-private only
@@ -150,7 +150,7 @@ class EvaluationSection(Section):
     """What is measured; every number is local to the simulation unless it comes from the public split."""
 
     every: int = Field(1, ge=1)  # rounds
-    split: Literal["validation", "test"] = "test"
+    split: Literal["validation", "test", "both"] = "test"  # after a round; both: validation under its own prefix
     final_split: Literal["validation", "test"] = "test"
 
 

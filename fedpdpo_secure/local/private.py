@@ -8,11 +8,13 @@ clip_norm, personal parts included.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from privacy.dpsgd import PairDPSGD
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedpdpo_secure.local.plain import pair_losses
+from fedpdpo_secure.local.plain import pair_losses, trainable
 from fedpdpo_secure.local.plan import LocalPlan
 from fedpdpo_secure.model.layout import Named
 from fedpdpo_secure.model.policy import Policy
@@ -37,7 +39,12 @@ def train_private(
         total += float(losses.detach().nan_to_num(posinf=0.0).sum())
         return losses
 
-    with PairDPSGD(policy, parameters, plan.dp, entropy) as private:
+    values = [value for _, value in parameters]
+    with (
+        trainable(policy, values),
+        _hooks_see(policy, values),
+        PairDPSGD(policy, parameters, plan.dp, entropy) as private,
+    ):
         for _ in range(plan.steps):
             chosen = private.sample(len(store))
             rows = physical_batches(store, chosen, plan.micro_batch)
@@ -55,3 +62,21 @@ def train_private(
         "snr": signal / noise if noise else math.inf,
     }
     return event, total / seen if seen else math.nan, local
+
+
+@contextmanager
+def _hooks_see(policy: nn.Module, values: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Context in which the layers that own `values`, and no others, are in training mode: Opacus' hooks skip the rest.
+
+    The model as a whole stays in eval mode, so that policy and reference are the same function.
+    """
+    wanted = {id(value) for value in values}
+    owners = [m for m in policy.modules() if any(id(p) in wanted for p in m.parameters(recurse=False))]
+    were = [owner.training for owner in owners]
+    for owner in owners:
+        owner.training = True
+    try:
+        yield
+    finally:
+        for owner, training in zip(owners, were, strict=True):
+            owner.training = training

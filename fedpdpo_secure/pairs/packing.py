@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from fedpdpo_secure.data.pairs import PreferencePair
 
@@ -52,27 +53,33 @@ class PairBatch:
 
 
 def tokenize_pair(
-    pair: PreferencePair, tokenizer: object, *, max_length: int, max_prompt_length: int | None
+    pair: PreferencePair,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    max_prompt_length: int | None,
+    templated: bool = False,
 ) -> TokenPair:
-    """Token ids of `pair`: BOS first where the tokenizer has one, EOS after both completions where it has one.
+    """Token ids of `pair`: BOS first where the tokenizer itself puts one, EOS after both completions if there is one.
 
-    A prompt too long loses its beginning, a completion too long its end, so that prompt + either completion fits
-    `max_length` and the prompt keeps at least one token.
+    `templated` texts carry their chat template's special tokens, so none is added. A prompt too long loses its
+    beginning, a completion too long its end: prompt + either completion fits `max_length`, the prompt keeps a token.
     """
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (pair.prompt, pair.chosen, pair.rejected)]  # type: ignore[operator]
-    prompt, chosen, rejected = ids
-    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id  # type: ignore[attr-defined]
-    if eos is not None:
-        chosen, rejected = [*chosen, eos], [*rejected, eos]
-    start = [bos] if bos is not None else []
+    prompt, chosen, rejected = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (pair.prompt, pair.chosen, pair.rejected)
+    )
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    start = [bos] if not templated and bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
     if not prompt and not start:
-        start = [eos if eos is not None else 0]
-    chosen, rejected = chosen[: max_length - 1 - len(start)], rejected[: max_length - 1 - len(start)]
-    room = max_length - max(len(chosen), len(rejected)) - len(start)
+        start = [next(token for token in (bos, eos, 0) if token is not None)]
+    end = [eos] if not templated and eos is not None else []
+    longest = max_length - 1 - len(start)
+    chosen, rejected = (chosen + end)[:longest], (rejected + end)[:longest]
+    room = max_length - len(start) - max(len(chosen), len(rejected))
     if max_prompt_length is not None:
         room = min(room, max_prompt_length)
-    prompt = start + (prompt[-room:] if room > 0 else [])
-    return TokenPair(*(np.asarray(part, dtype=np.int32) for part in (prompt or chosen[:1], chosen, rejected)))
+    parts = (start + prompt[-room:], chosen, rejected)
+    return TokenPair(*(np.asarray(part, dtype=np.int32) for part in parts))
 
 
 def collate(pairs: Sequence[TokenPair], device: torch.device | str = "cpu") -> PairBatch:

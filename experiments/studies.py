@@ -1,0 +1,110 @@
+"""The studies: which cells, and how their table reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.study import EXPLICIT, IMPLICIT, OWN, Cell, Scores, Variant, best_round, read_scores, spread, table
+
+LEVELS = (0.0, 0.5, 1.0)  # heterogeneity: none, medium, strong; fixed before any result was seen
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cells to run and a table to print."""
+
+    cells: Callable[[Sequence[int]], list[Cell]]
+    render: Callable[[Path, Sequence[int]], str]
+
+
+# ---- every method at three levels of heterogeneity, no privacy -------------------------------------------------------
+
+_FREE = "nonprivate.yaml"
+_EVALUATE = ("evaluation.split=both",)
+METHODS = (
+    *(
+        Variant(name, _FREE, (f"method.name={name}", *_EVALUATE))
+        for name in ("fedpdpo", "fedavg", "fedprox", "fedper", "fedrep", "local", "centralized")
+    ),
+    Variant("fedpdpo joint", _FREE, ("method.schedule=joint", *_EVALUATE)),
+    Variant("fedpdpo -reward", _FREE, ("method.reward_head=false", *_EVALUATE)),
+    Variant("fedpdpo -bottleneck", _FREE, ("method.bottleneck=false", *_EVALUATE)),
+    Variant("fedpdpo -head", _FREE, ("method.lm_head=none", *_EVALUATE)),
+    Variant(
+        "local LoRA only",
+        _FREE,
+        ("method.name=local", "method.bottleneck=false", "method.lm_head=none", "method.reward_head=false", *_EVALUATE),
+    ),
+    Variant("fedavg + local fit", _FREE, ("method.name=fedavg", "serving.lora_epochs=3", *_EVALUATE)),
+)
+
+
+def _method_cells(seeds: Sequence[int]) -> list[Cell]:
+    return [
+        Cell(variant, f"h{level:g}", seed, (f"synthetic.heterogeneity={level}",))
+        for seed in seeds
+        for level in LEVELS
+        for variant in METHODS
+    ]
+
+
+def _method_table(out: Path, seeds: Sequence[int]) -> str:
+    header = ["method", "own score", "implicit", "explicit", "worst client", "held-out topics (implicit)", "rounds"]
+    parts = []
+    for level in LEVELS:
+        rows = []
+        for variant in METHODS:
+            runs = [read_scores(Cell(variant, f"h{level:g}", seed, ()).folder(out)) for seed in seeds]
+            rows.append(_method_row(variant, runs))
+        parts.append(f"### Heterogeneity {level:g}\n\n" + table(header, rows))
+    return "\n\n".join(parts)
+
+
+def _method_row(variant: Variant, runs: Sequence[Scores]) -> list[str]:
+    fitted = "fit" in variant.name  # serving copies exist at the end only
+    chosen = len(runs[0].by_round) - 1 if fitted else best_round(runs)
+    scores = [run.final if fitted else run.by_round[chosen] for run in runs]
+    cells = [spread(score.get(key) for score in scores) for key in (OWN, IMPLICIT, EXPLICIT, "worst_accuracy")]
+    heldout = spread(run.final.get(f"heldout/{IMPLICIT}") for run in runs)
+    return [variant.name, *cells, heldout, str(chosen + 1)]
+
+
+# ---- the price of privacy: synthetic and real data -------------------------------------------------------------------
+
+
+def _privacy_variants(private: str, free: str, epsilons: Sequence[str]) -> tuple[Variant, ...]:
+    local = ("method.name=local", "lora.train=AB")
+    return (
+        Variant("no federation", free, local),
+        *(Variant(f"epsilon {value}", private, (f"privacy.epsilon={value}",)) for value in epsilons),
+        Variant("clip only", private, ("privacy.epsilon=.inf",)),
+        Variant("non-private", free),
+    )
+
+
+def _privacy_study(group: str, variants: tuple[Variant, ...]) -> Study:
+    def cells(seeds: Sequence[int]) -> list[Cell]:
+        return [Cell(variant, group, seed, ()) for seed in seeds for variant in variants]
+
+    def render(out: Path, seeds: Sequence[int]) -> str:
+        header = ["run", "shared adapter alone", "served, own score", "served, implicit", "worst client"]
+        rows: list[list[str]] = []
+        for variant in variants:
+            runs = [read_scores(Cell(variant, group, seed, ()).folder(out)) for seed in seeds]
+            served = [spread(run.final.get(key) for run in runs) for key in (OWN, IMPLICIT, "worst_accuracy")]
+            if not rows:
+                untrained = [spread(run.untrained.get(key) for run in runs) for key in (IMPLICIT, OWN, IMPLICIT)]
+                rows.append(["untrained", *untrained, spread(run.untrained.get("worst_accuracy") for run in runs)])
+            rows.append([variant.name, spread(run.shared.get(IMPLICIT) for run in runs), *served])
+        return table(header, rows)
+
+    return Study(cells, render)
+
+
+STUDIES: dict[str, Study] = {
+    "methods": Study(_method_cells, _method_table),
+    "privacy": _privacy_study("synthetic", _privacy_variants("quickstart.yaml", _FREE, ("1", "8"))),
+    "real": _privacy_study("pref_open", _privacy_variants("pref_open_eps8.yaml", "pref_open_nonprivate.yaml", ("8",))),
+}

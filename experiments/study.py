@@ -1,0 +1,133 @@
+"""The tables in the documentation, from real runs: `python -m experiments.study NAME --out FOLDER`.
+
+A study is a list of cells; a cell is one ordinary `fedpdpo train` in a folder of its own, skipped if it is finished.
+Nothing is chosen on test pairs: where a number of rounds is chosen, it is by validation pairs, the same for all seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedpdpo_secure.report import LOCAL
+
+CONFIGS = Path(__file__).parent / "configs"
+OWN, IMPLICIT, EXPLICIT = "accuracy_combined", "accuracy_implicit", "accuracy_explicit"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of a table: a name, a configuration and what is changed in it."""
+
+    name: str
+    config: str
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a study."""
+
+    variant: Variant
+    group: str  # e.g. heterogeneity level; names a table
+    seed: int
+    changes: tuple[str, ...]
+
+    def folder(self, out: Path) -> Path:
+        """Where the run lies."""
+        return out / f"{self.group}" / self.variant.name.replace(" ", "_") / f"seed{self.seed}"
+
+
+def run_cells(cells: Sequence[Cell], out: Path, jobs: int) -> None:
+    """Run every unfinished cell, `jobs` at a time, one thread each. Raises SystemExit naming a cell that failed."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for done, (cell, failure) in enumerate(zip(cells, pool.map(lambda c: _run(c, out), cells), strict=True), 1):
+            if failure:
+                raise SystemExit(f"{cell.folder(out)}: {failure}")
+            print(f"{done}/{len(cells)} {cell.folder(out)}", file=sys.stderr, flush=True)
+
+
+def _run(cell: Cell, out: Path) -> str | None:
+    """Train one cell; returns what it said on standard error if it failed."""
+    folder = cell.folder(out)
+    if (folder / "metrics.json").exists():
+        return None
+    command = [sys.executable, "-m", "experiments.cli", "train"]
+    if (folder / "config.yaml").exists():
+        command += ["--resume", str(folder)]
+    else:
+        command += [str(CONFIGS / cell.variant.config), "--output_dir", str(folder)]
+        for change in (*cell.variant.changes, *cell.changes, f"seed={cell.seed}"):
+            command += ["--set", change]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--quiet", "--json"], capture_output=True, text=True, env=environment, check=False)
+    return None if done.returncode in (0, 4) else done.stderr.strip()[-500:]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one finished run says of its clients' held-out pairs."""
+
+    final: dict[str, float]  # what clients serve at the end
+    shared: dict[str, float]  # the shared adapter alone
+    untrained: dict[str, float]  # before the first round
+    by_round: tuple[dict[str, float], ...]  # after each round, test and validation
+
+
+def read_scores(folder: Path) -> Scores:
+    """Scores of a finished run folder."""
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())[LOCAL]
+    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    rounds = tuple(json.loads(line)[LOCAL] for line in lines)
+    return Scores(metrics["served"], metrics["shared adapter alone"], metrics["untrained"], rounds)
+
+
+def best_round(runs: Sequence[Scores]) -> int:
+    """Index of the round with the best validation accuracy by the method's own score, averaged over seeds."""
+    rounds = range(min(len(run.by_round) for run in runs))
+    return max(rounds, key=lambda r: statistics.mean(run.by_round[r][f"validation/{OWN}"] for run in runs))
+
+
+def spread(values: Iterable[float | None]) -> str:
+    """Mean and standard deviation over seeds, or a dash where a score does not exist."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
+    return f"{statistics.mean(known):.3f} ± {deviation:.3f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    from experiments.studies import STUDIES
+
+    parser = argparse.ArgumentParser(prog="python -m experiments.study", description=__doc__)
+    parser.add_argument("name", choices=sorted(STUDIES))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1), help="runs at a time")
+    chosen = parser.parse_args(arguments)
+    study = STUDIES[chosen.name]
+    run_cells(study.cells(range(chosen.seeds)), chosen.out, chosen.jobs)
+    text = study.render(chosen.out, range(chosen.seeds))
+    (chosen.out / f"{chosen.name}.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
