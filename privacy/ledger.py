@@ -118,7 +118,8 @@ class Ledger:
         bound = self.check(event)
         details = dict(context or {})
         for name, value in details.items():
-            if isinstance(value, bool) or not isinstance(value, str | int | float) or value in (math.inf, -math.inf):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number and not isinstance(value, str):
                 raise ValueError(f"context {name!r} must be text or a finite number, got {value!r}")
         record = self._file.append(Reserve(event, run_id, round_index, bound.epsilon, details))
         return Reservation(record.seq, record.hash, event, run_id, round_index, bound)
@@ -160,13 +161,13 @@ class Ledger:
             self._file.append(wanted)
             self._file.note_torn_line()
             return
+        self._file.note_torn_line()
         found = settings(self.records)
         for name in ("client", "data_id"):
             if getattr(found, name) != getattr(wanted, name):
                 raise LedgerMismatch(
                     f"{self._file.path}: is of {name} {getattr(found, name)!r}, not {getattr(wanted, name)!r}"
                 )
-        self._file.note_torn_line()
         if (found.budget_epsilon, found.delta) == (wanted.budget_epsilon, wanted.delta):
             return
         if not reason:

@@ -81,7 +81,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Torn:
-    """A last line cut short by a crash was removed. Nothing follows a line before it is on disk, so nothing was spent."""
+    """A last line cut short by a crash was removed. Work begins only after its line is on disk: nothing was spent."""
 
     length: int
     sha256: str
@@ -129,7 +129,7 @@ def unseal(line: bytes, *, seq: int, prev_hash: str) -> Record:
         values = json.loads(line)
         body = _from_json(values["kind"], values["body"])
         record, sealed = seal(body, seq=values["seq"], prev_hash=values["prev_hash"], time=values["time"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise LedgerBroken(f"{where}: is not a record ({error})") from error
     if sealed != line + b"\n":
         raise LedgerBroken(f"{where}: was edited, its hash does not match")

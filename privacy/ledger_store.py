@@ -63,8 +63,12 @@ def _starts_with_json(line: bytes) -> bool:
 
 def read(path: Path) -> Contents:
     """The contents of the file at `path`, without locking it. Raises LedgerBroken naming file and line."""
+    return _parse(path.read_bytes(), path)
+
+
+def _parse(data: bytes, path: Path) -> Contents:
     try:
-        return parse(path.read_bytes())
+        return parse(data)
     except LedgerBroken as error:
         raise LedgerBroken(f"{path}: {error}") from error
 
@@ -80,8 +84,9 @@ class LedgerFile:
         try:
             _lock(self._fd, path)
             _sync_folder(path.parent)
-            contents = read(path)
-            self._pid, self._size, self._usable = os.getpid(), os.fstat(self._fd).st_size, True
+            data = _read_all(self._fd)
+            contents = _parse(data, path)
+            self._pid, self._size, self._usable = os.getpid(), len(data), True
             self.records = contents.records
             self._repair(contents)
         except BaseException:
@@ -112,6 +117,7 @@ class LedgerFile:
         prev_hash = self.records[-1].hash if self.records else GENESIS
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record, line = seal(body, seq=len(self.records), prev_hash=prev_hash, time=now)
+        unseal(line[:-1], seq=record.seq, prev_hash=prev_hash)  # never write what could not be read back
         self._write(line)
         self.records = (*self.records, record)
         return record
@@ -144,6 +150,13 @@ def _lock(fd: int, path: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LedgerLocked(f"{path}: another job holds this ledger; wait for it or end it") from error
+
+
+def _read_all(fd: int) -> bytes:
+    data = b""
+    while part := os.pread(fd, 1 << 20, len(data)):
+        data += part
+    return data
 
 
 def _sync(fd: int) -> None:

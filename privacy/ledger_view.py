@@ -1,4 +1,4 @@
-"""Reading ledgers without writing: verify, show, export. Nothing here takes the lock, so a running job is not disturbed."""
+"""Reading ledgers without writing: verify, show, export. No lock is taken, so a running job is not disturbed."""
 
 from __future__ import annotations
 
@@ -156,19 +156,32 @@ def _problem(records: Sequence[Record]) -> str | None:
         body = record.body
         if isinstance(body, Reserve):
             open_reserves.add(record.seq)
-            if found := _reserve_problem(records[: record.seq + 1], body):
-                return f"line {record.seq + 1}: {found}"
         elif isinstance(body, Overrun):
             return f"line {record.seq + 1}: more was done than reserved: {body.event}"
         elif isinstance(body, Commit):
             if body.reserve_seq not in open_reserves:
                 return f"line {record.seq + 1}: commits line {body.reserve_seq + 1}, which is no open reservation"
             open_reserves.remove(body.reserve_seq)
+    for seq in _last_reserves(records):
+        if found := _reserve_problem(records[: seq + 1]):
+            return f"line {seq + 1}: {found}"
     return None
 
 
-def _reserve_problem(records: Sequence[Record], reserve: Reserve) -> str | None:
-    now = settings(records)
+def _last_reserves(records: Sequence[Record]) -> list[int]:
+    """The last reservation under each budget: epsilon only grows, so the earlier ones were within it if this one was."""
+    last: dict[int, int] = {}
+    budgets = 0
+    for record in records:
+        budgets += isinstance(record.body, Budget)
+        if isinstance(record.body, Reserve):
+            last[budgets] = record.seq
+    return list(last.values())
+
+
+def _reserve_problem(records: Sequence[Record]) -> str | None:
+    now, reserve = settings(records), records[-1].body
+    assert isinstance(reserve, Reserve)
     spent = epsilon(charged_events(records), now.delta).epsilon
     if not math.isclose(spent, reserve.epsilon, rel_tol=0.01, abs_tol=1e-9):
         return f"records epsilon {reserve.epsilon:.6g}, but its events give {spent:.6g}"
