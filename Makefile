@@ -26,11 +26,11 @@ demo: $(VENV)/.installed ## Train the built-in federation (no download but packa
 	@echo "Check the ledger with: $(VENV)/bin/fedpdpo ledger verify $(OUT)"
 
 test: lint types ## Lint, types, fast tests, then the slow statistical and end-to-end ones
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
-	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow" --benchmark-disable $(ARGS)
+	$(VENV)/bin/python -m pytest -m slow --benchmark-disable $(ARGS)
 
 test-fast: $(VENV)/.installed-dev ## The fast tests alone
-	$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -m "not slow" --benchmark-disable $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff
 	$(VENV)/bin/ruff check .

@@ -39,20 +39,15 @@ def env(output: Output) -> None:
     The keystream is compared with a published AES-256 answer; exit 6 if it differs.
     """
     versions = {name: _version(name) for name in PACKAGES}
-    device = _device()
-    values = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "versions": versions,
-        "csprng": "ok" if keystream_is_right() else "failed",
-    }
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "device": _device()}
+    csprng = "ok" if keystream_is_right() else "failed"
     if not output.quiet:
-        rows = [["python", values["python"]], ["platform", values["platform"]], ["device", device]]
+        rows = [[name, value] for name, value in machine.items()]
         rows += [[name, version or "not installed"] for name, version in versions.items()]
-        rows.append(["AES-256-CTR keystream", f"{values['csprng']} (NIST SP 800-38A, F.5.5)"])
-        print_table(["what", "value"], [[str(cell) for cell in row] for row in rows])
-    if values["csprng"] != "ok":
+        rows.append(["AES-256-CTR keystream", f"{csprng} (NIST SP 800-38A, F.5.5)"])
+        print_table(["what", "value"], rows)
+    values = {**machine, "versions": versions, "csprng": csprng}
+    if csprng != "ok":
         raise CommandError("csprng: the AES-256-CTR keystream differs from NIST SP 800-38A", EXIT_VERIFICATION, values)
     output.finish(values)
 

@@ -41,7 +41,7 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str, exit_code: int, values: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.code = exit_code
         self.values = dict(values or {})
 
 
@@ -85,6 +85,8 @@ def exit_code(error: BaseException) -> int:
     """The exit code that belongs to `error`."""
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return EXIT_INTERRUPTED
+    if isinstance(error, CommandError):
+        return error.code
     if isinstance(error, click.ClickException):
         return error.exit_code
     for module, name, code in _CODES:

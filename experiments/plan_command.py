@@ -14,7 +14,7 @@ from experiments.tables import number, print_table, size
 if TYPE_CHECKING:
     from fedpdpo_secure.config import Config
 
-SHOWN_ROUNDS = 12
+SHOWN_ROUNDS = 12  # of a longer run, as many rounds evenly spaced: each costs tenths of a second to account
 
 
 @click.command()
@@ -51,14 +51,14 @@ def _privacy(config: Config) -> dict[str, Any]:
         budget = plan_budget(config)
     except ConfigError as error:
         raise CommandError(str(error), EXIT_IMPOSSIBLE) from error
-    bounds = [budget.projected(done) for done in range(1, config.federation.rounds + 1)]
+    bounds = {done: budget.projected(done) for done in _shown_rounds(config.federation.rounds)}
     rows = [
         {"round": done, "epsilon": _finite(bound.epsilon), "pld": _finite(bound.pld), "rdp": _finite(bound.rdp)}
-        for done, bound in enumerate(bounds, start=1)
+        for done, bound in bounds.items()
     ]
     steps = (config.federation.local_steps or 1) * config.federation.rounds
     known = unamplified([budget.event] * config.federation.rounds, budget.delta).epsilon
-    last = bounds[-1]
+    last = bounds[config.federation.rounds]
     return {
         **base,
         "epsilon": _finite(last.epsilon),
@@ -74,6 +74,11 @@ def _privacy(config: Config) -> dict[str, Any]:
         "unamplified": _finite(known),
         "per_round": rows,
     }
+
+
+def _shown_rounds(rounds: int) -> list[int]:
+    step = -(-rounds // SHOWN_ROUNDS)
+    return sorted({1, *range(step, rounds, step), rounds})
 
 
 def _secagg(config: Config) -> dict[str, Any]:
@@ -152,9 +157,7 @@ def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> Non
     output.say(f"            {number(values['unamplified'])} if the sample were known (no amplification)")
     output.say()
     rows = values["per_round"]
-    step = -(-len(rows) // SHOWN_ROUNDS)
-    shown = [row for row in rows if row["round"] % step == 0 or row is rows[-1]]
-    cells = [[str(row["round"]), number(row["epsilon"]), number(row["pld"]), number(row["rdp"])] for row in shown]
+    cells = [[str(row["round"]), number(row["epsilon"]), number(row["pld"]), number(row["rdp"])] for row in rows]
     print_table(["after round", "epsilon", "PLD", "RDP"], cells)
     output.say()
 

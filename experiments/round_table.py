@@ -110,7 +110,7 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
     lines: list[Line] = [("", None)]
     if result.stopped is not None:
         lines.append((f"stop: {result.stopped}", "bold yellow"))
-    lines += [(f"  {text}", None) for text in _drop_lines(reports)]
+    lines += [(f"  {text}", None) for text in (*_drop_lines(reports), *_secagg_lines(reports))]
     if info.private:
         lines += [
             (
@@ -160,6 +160,16 @@ def _drop_lines(reports: Sequence[RoundReport]) -> list[str]:
         charged = "; charged all the same" if report.private else ""
         lines.append(f"round {report.round_index}: dropped {who}; {rebuilt}{charged}")
     return lines
+
+
+def _secagg_lines(reports: Sequence[RoundReport]) -> list[str]:
+    clients = sum(report.secagg_client_seconds for report in reports)
+    server = sum(report.secagg_server_seconds for report in reports)
+    whole = sum(report.seconds for report in reports)
+    if not clients + server:
+        return []
+    share = 100 * (clients + server) / whole
+    return [f"secagg took {clients:.2f} s at all clients and {server:.2f} s at the server, {share:.1f}% of the rounds"]
 
 
 def _reason(info: RunInfo) -> str:

@@ -74,7 +74,8 @@ class TrainView:
             self._say(line, "bold")
 
     def client(self, round_index: int, done: int, total: int, name: str) -> None:
-        self._advance(f"round {round_index}", done, total, name)
+        rounds = f"/{self._info.rounds}" if self._info else ""
+        self._advance(f"round {round_index}{rounds}", done, total, name)
 
     def round(self, report: RoundReport) -> None:
         self._reports.append(report)

@@ -1,0 +1,133 @@
+"""`ledger show|verify|export` on real ledgers, sound and spoilt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from fedpdpo_secure.report import append_report
+from privacy.accounting import epsilon
+from privacy.events import PoissonGaussian
+from privacy.ledger import Ledger
+from tests.experiments.test_report import make_report
+
+EVENT = PoissonGaussian(noise_multiplier=2.0, sample_rate=0.5, steps=2)
+DELTA = 1e-5
+
+
+def write_ledger(folder: Path, client: str, rounds: int, *, cut: bool = False) -> None:
+    path = folder / "ledger" / f"{client}.jsonl"
+    with Ledger.open(path, budget_epsilon=50, delta=DELTA, data_id="mine", client=client) as ledger:
+        for round_index in range(1, rounds + 1):
+            reservation = ledger.reserve(EVENT, run_id="r", round_index=round_index)
+            if not (cut and round_index == rounds):
+                ledger.commit(reservation, EVENT)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_ledger(tmp_path, "client-00", 2)
+    write_ledger(tmp_path, "client-01", 3, cut=True)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, object]]:
+    code = main([*arguments, "--json", "--quiet"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return code, json.loads(lines[0])
+
+
+def test_verify_recomputes_the_worst_client_and_counts_what_was_cut(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, values = run(capsys, "ledger", "verify", str(folder))
+    assert code == 0
+    assert values["epsilon"] == epsilon([EVENT] * 3, DELTA).epsilon
+    assert (values["ok"], values["private"], values["delta"]) == (True, True, DELTA)
+    assert [one["uncommitted"] for one in values["ledgers"]] == [0, 1]
+
+
+def test_an_edited_record_is_exit_6_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "ledger" / "client-01.jsonl"
+    path.write_text(path.read_text().replace('"noise_multiplier":2.0', '"noise_multiplier":9.0', 1))
+    code, values = run(capsys, "ledger", "verify", str(folder))
+    assert (code, values["ok"], values["exit_code"]) == (6, False, 6)
+    assert "client-01.jsonl" in str(values["error"])
+    assert (values["epsilon"], values["private"]) == (None, False)
+
+
+def test_an_older_ledger_put_back_does_not_cover_the_reported_rounds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spent = epsilon([EVENT] * 3, DELTA).epsilon
+    append_report(folder, make_report(3, epsilon=spent))
+    assert run(capsys, "ledger", "verify", str(folder))[0] == 0
+    (folder / "ledger" / "client-01.jsonl").unlink()
+    write_ledger(folder, "client-01", 2)
+    code, values = run(capsys, "ledger", "verify", str(folder))
+    assert code == 6
+    assert "rounds report" in str(values["error"])
+
+
+def test_show_lists_every_client_and_one_clients_records(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ledger", "show", str(folder), "--client", "client-01"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("reserve") == 3
+    assert "client-00" not in text
+    assert main(["ledger", "show", str(folder), "--client", "nobody"]) == 2
+
+
+def test_export_copies_sound_ledgers_that_verify_again(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, values = run(capsys, "ledger", "export", str(folder), str(tmp_path / "copy"))
+    assert code == 0
+    assert len(values["files"]) == 2
+    assert run(capsys, "ledger", "verify", str(tmp_path / "copy"))[1]["epsilon"] == epsilon([EVENT] * 3, DELTA).epsilon
+
+
+def test_export_refuses_a_broken_ledger(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "ledger" / "client-00.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1] + lines[2:]))
+    assert run(capsys, "ledger", "export", str(folder), str(tmp_path / "copy"))[0] == 6
+    assert not (tmp_path / "copy" / "client-00.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["nothing", "."])
+def test_a_folder_without_ledgers_is_a_usage_error(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "ledger", "verify", str(tmp_path / name))[0] == 2
+
+
+def test_a_private_run_folder_leads_to_the_ledgers_in_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "rounds.jsonl").write_text("")
+    (folder / "config.yaml").write_text(
+        "dataset_name: pairs.jsonl\n"
+        "data: {id: mine, pairs_per_client: 50}\n"
+        "privacy: {epsilon: 8, delta: 1.0e-5}\n"
+    )
+    place = state / "fedpdpo" / "ledgers" / "mine"
+    with Ledger.open(place / "c0.jsonl", budget_epsilon=8, delta=DELTA, data_id="mine", client="c0") as ledger:
+        ledger.reserve(EVENT, run_id="run", round_index=1)
+    code, values = run(capsys, "ledger", "verify", str(folder))
+    assert code == 0
+    assert values["epsilon"] == epsilon([EVENT], DELTA).epsilon
+
+
+def test_an_unprivate_run_has_no_ledger_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("privacy: {unit: none}\n")
+    code, values = run(capsys, "ledger", "verify", str(tmp_path))
+    assert code == 2
+    assert "NOT PRIVATE" in str(values["error"])
