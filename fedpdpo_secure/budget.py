@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.ledger import Ledger, Reservation, default_root
+from privacy.ledger import Ledger, Reservation, default_root, ledger_path
+from privacy.ledger_view import export
 
 from fedpdpo_secure.config import Config, ConfigError
 from privacy.accounting import Bound, epsilon
@@ -63,12 +64,11 @@ def _round_event(config: Config, sigma: float) -> Event:
     return gaussian_event(noise_multiplier=sigma, sample_rate=privacy.sample_rate, steps=config.federation.local_steps)
 
 
-def ledger_folder(config: Config, output_dir: Path) -> Path:
+def ledger_root(config: Config, output_dir: Path) -> Path:
     """Where clients' ledgers are: in the run folder for public data, else in the owner's state folder."""
     if config.data.public:
         return output_dir / "ledger"
-    root = Path(config.privacy.ledger_root) if config.privacy.ledger_root else default_root()
-    return root / config.data.id
+    return Path(config.privacy.ledger_root) if config.privacy.ledger_root else default_root()
 
 
 class ClientLedgers:
@@ -76,7 +76,7 @@ class ClientLedgers:
 
     def __init__(self, config: Config, plan: BudgetPlan, output_dir: Path, clients: Sequence[str]) -> None:
         self._config, self._plan = config, plan
-        self._folder = ledger_folder(config, output_dir)
+        self._root, self._output = ledger_root(config, output_dir), output_dir
         self._clients = tuple(clients)
         self._run_id = output_dir.name
 
@@ -84,7 +84,7 @@ class ClientLedgers:
         # An infinite event is only allowed where no finite budget is promised.
         finite = not isinstance(self._plan.event, NonPrivate)
         return Ledger.open(
-            self._folder / f"{client}.jsonl",
+            ledger_path(self._root, self._config.data.id, client),
             budget_epsilon=self._plan.budget if finite else math.inf,
             delta=self._plan.delta,
             data_id=self._config.data.id,
@@ -108,6 +108,15 @@ class ClientLedgers:
         for index, reservation in reservations.items():
             with self._open(self._clients[index]) as ledger:
                 ledger.commit(reservation, event)
+
+    def export(self) -> None:
+        """Copy the ledgers into the run folder where they live elsewhere (data not declared public)."""
+        if self._config.data.public:
+            return
+        for client in self._clients:
+            copy = ledger_path(self._output / "ledger", self._config.data.id, client)
+            copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            export(ledger_path(self._root, self._config.data.id, client), copy)
 
     def spent(self) -> Bound:
         """The largest client's bound."""

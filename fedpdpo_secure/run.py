@@ -61,6 +61,8 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
         except BudgetExceeded as error:
             stopped = str(error)
             break
+    if run.ledgers is not None:
+        run.ledgers.export()
     return finish(
         run.prepared, run.folder, state, budget=budget, spent=spent, stopped=stopped, base=run.base, progress=progress
     )
