@@ -50,7 +50,16 @@ def test_a_packed_vector_of_another_length_leaves_the_accumulator_alone() -> Non
     assert total.tolist() == [1, 1, 1, 1]
 
 
-CASES = [(16, 1.0, 12), (24, 1.0, 12), (32, 1.0, 12), (24, 0.1, 12), (24, 3.7, 1000), (24, 1e-4, 5), (16, 1.5, 85)]
+CASES = [
+    (16, 1.0, 12),
+    (24, 1.0, 12),
+    (24, 1.0, 16),
+    (32, 1.0, 12),
+    (24, 0.1, 12),
+    (24, 3.7, 1000),
+    (24, 1e-4, 5),
+    (16, 1.5, 85),
+]
 
 
 @pytest.mark.parametrize(("bits", "value_range", "clients"), CASES)

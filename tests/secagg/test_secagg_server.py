@@ -9,6 +9,7 @@ from secagg_harness import Federation, make_config, random_vectors
 
 from secagg import BadMessage, PeerMisbehaved, TooFewSurvivors, WrongPhase, from_ring
 from secagg.messages import Advertise, MaskedVector, Message, Reveal, Share, Shares
+from secagg.prg import apply_masks
 from secagg.server import DEADLINE, RECEIVE
 from secagg.shamir import PRIME
 
@@ -208,6 +209,40 @@ def test_too_few_answers_leave_no_sum() -> None:
         federation.server.deadline()
     with pytest.raises(WrongPhase, match="has no sum"):
         _ = federation.server.total
+
+
+@pytest.mark.parametrize(("threshold", "min_survivors"), [(6, 3), (4, 6)])
+def test_the_server_itself_stops_below_the_quorum_at_every_stage(threshold: int, min_survivors: int) -> None:
+    config = make_config(7, threshold=threshold, min_survivors=min_survivors)
+    present = config.clients[:5]
+    federation = Federation(config)
+    for client in present:
+        federation.server.receive(federation.clients[client].greeting)
+    with pytest.raises(TooFewSurvivors, match="5 clients advertised keys, at least 6"):
+        federation.server.deadline()
+    federation = Federation(config).advertise()
+    for client in present:
+        federation.server.receive(federation.clients[client].receive(federation.roster()))  # type: ignore[arg-type]
+    with pytest.raises(TooFewSurvivors, match="5 clients shared their secrets, at least 6"):
+        federation.server.deadline()
+    federation = Federation(config).advertise().share().deliver()
+    with pytest.raises(TooFewSurvivors, match="5 clients sent a masked vector, at least 6"):
+        federation.mask(VECTORS, absent=config.clients[5:])
+    with pytest.raises(WrongPhase, match="Failed accepts no MaskedVector"):
+        federation.server.receive(federation.sent["masked"][ME])
+
+
+def test_masks_between_two_dropped_clients_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = revealing(absent=CONFIG.clients[-2:]).reveal()
+    keys: list[bytes] = []
+
+    def counted(total: np.ndarray, *, add: list[bytes], subtract: list[bytes]) -> None:
+        keys.extend([*add, *subtract])
+        apply_masks(total, add=add, subtract=subtract)
+
+    monkeypatch.setattr("secagg.unmask.apply_masks", counted)
+    assert np.array_equal(total_of(federation), sum(VECTORS[client] for client in CONFIG.clients[:-2]))
+    assert len(keys) == len(set(keys)) == 5 + 2 * 5  # five self-masks, and each dropped client with five survivors
 
 
 def test_there_is_no_sum_before_the_end_and_no_deadline_after_it() -> None:
