@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from secagg import Client, RoundConfig, RoundSum, Server, Stage, default_threshold
 from secagg.local import LocalRound, Tap
 from secagg.messages import Delivery, Message, Roster
-from secagg.wire import decode, encode
 
 
 def make_config(
@@ -144,10 +144,11 @@ class Federation:
         return [self.clients[first].greeting, *sent, *received]
 
 
+def altered(roster: Roster, client: int, **change: bytes) -> Roster:
+    """The roster with other keys for one client."""
+    return Roster(tuple(replace(e, **change) if e.client == client else e for e in roster.entries))
+
+
 def finished_federation(config: RoundConfig, absent: tuple[int, ...] = ()) -> Federation:
     federation = Federation(config).advertise().share().deliver()
     return federation.mask(random_vectors(config), absent).reveal()
-
-
-def through_wire(message: Message, config: RoundConfig) -> Message:
-    return decode(encode(message, config), config)
