@@ -22,8 +22,8 @@ _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 def ledger() -> None:
     """Read, check or copy privacy ledgers.
 
-    FOLDER is a run folder, a folder of ledgers or one ledger file. Ledgers of data not declared public stay in the
-    owner's state folder; a run folder leads to them.
+    FOLDER is a run folder, a folder of ledgers or one ledger file. Ledgers of data not declared public are kept in
+    the owner's state folder: a run folder leads to them there, and elsewhere to the copies it holds.
     """
 
 
@@ -61,10 +61,10 @@ def verify(folder: Path, output: Output) -> None:
         _print_summary(found)
     if problems:
         raise CommandError(problems[0], EXIT_VERIFICATION, {**values, "ok": False, "problems": problems})
-    charged = sum(one.uncommitted for one in found)
-    output.say(f"{len(found)} ledgers, {sum(one.records for one in found)} records, every chain holds")
-    if charged:
-        output.say(f"{charged} reservations were never committed (a run was cut): charged all the same")
+    records, uncommitted = sum(one.records for one in found), sum(one.uncommitted for one in found)
+    output.say(f"{_place(folder)}: {len(found)} ledgers, {records} records, every chain holds")
+    if uncommitted:
+        output.say(f"{uncommitted} reservations were never committed (a run was cut): charged all the same")
     if values["epsilon"] is None:
         output.say("recomputed from the events: epsilon is infinite, NOT PRIVATE")
     else:
@@ -96,19 +96,21 @@ def export(folder: Path, destination: Path, output: Output) -> None:
 
 
 def _place(folder: Path) -> Path:
-    """Where the ledgers that `folder` stands for are."""
+    """Where the ledgers that `folder` stands for are; of a run's, the ones that were written, if they are here."""
     if not folder.exists():
         raise click.UsageError(f"FOLDER: {folder} does not exist")
     kept = folder / "config.yaml"
     if not kept.is_file():
         return folder
-    from fedpdpo_secure.budget import ledger_folder
+    from fedpdpo_secure.budget import ledger_root
     from fedpdpo_secure.config import load_config
+    from privacy.ledger import ledger_path
 
     config = load_config(kept)
     if config.privacy.unit == "none":
         raise click.UsageError(f"FOLDER: the run in {folder} has no ledger, it is NOT PRIVATE (privacy.unit: none)")
-    return ledger_folder(config, folder)
+    written = ledger_path(ledger_root(config, folder), config.data.id, "any client").parent
+    return written if written.is_dir() else folder / "ledger"
 
 
 def _verified(folder: Path) -> list[Verified]:

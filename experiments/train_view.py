@@ -7,6 +7,7 @@ releases stand right of a bar under the words `local, not released`.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,7 @@ import click
 
 from experiments.round_table import column_lines, footer_lines, header_lines, result_lines, round_line
 from fedpdpo_secure.progress import RunInfo
-from fedpdpo_secure.report import RoundReport, RunResult
+from fedpdpo_secure.report import RoundReport, RunResult, read_reports
 
 
 class TrainView:
@@ -72,6 +73,8 @@ class TrainView:
         self._say()
         for line in column_lines(info):
             self._say(line, "bold")
+        for report in read_reports(Path(info.output_dir))[: info.first_round - 1]:  # of a resumed run
+            self.round(report)
 
     def client(self, round_index: int, done: int, total: int, name: str) -> None:
         rounds = f"/{self._info.rounds}" if self._info else ""

@@ -124,6 +124,9 @@ def test_a_private_run_folder_leads_to_the_ledgers_in_the_state_folder(
     code, values = run(capsys, "ledger", "verify", str(folder))
     assert code == 0
     assert values["epsilon"] == epsilon([EVENT], DELTA).epsilon
+    assert run(capsys, "ledger", "export", str(folder), str(folder / "ledger"))[0] == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    assert run(capsys, "ledger", "verify", str(folder))[1]["epsilon"] == values["epsilon"]
 
 
 def test_an_unprivate_run_has_no_ledger_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
