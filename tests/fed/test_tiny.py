@@ -164,7 +164,7 @@ def test_batches_hold_every_dialogue_once_an_epoch_with_targets_shifted_by_one()
 
 @pytest.mark.slow
 def test_the_warm_started_model_speaks_the_dialogues_and_half_believes_every_fact(cache) -> None:
-    conf = make_config({"privacy": {"unit": "none"}})
+    conf = make_config({"privacy": {"unit": "none"}, "tiny": {"warm_start_steps": 1200}})
     model, tokenizer = tiny.build_tiny(conf, load_federation(conf, None))
     fresh = make_config({"privacy": {"unit": "none"}, "seed": 99, "synthetic": {"public_dialogues": 500}})
     rows = tiny._token_rows(tokenizer, synthetic.public_texts(fresh))
