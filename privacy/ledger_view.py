@@ -169,7 +169,7 @@ def _problem(records: Sequence[Record]) -> str | None:
 
 
 def _last_reserves(records: Sequence[Record]) -> list[int]:
-    """The last reservation under each budget: epsilon only grows, so the earlier ones were within it if this one was."""
+    """The last reservation under each budget; epsilon only grows, so the earlier ones were within it too."""
     last: dict[int, int] = {}
     budgets = 0
     for record in records:
