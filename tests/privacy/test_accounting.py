@@ -49,7 +49,7 @@ def test_known_epsilons_of_dp_sgd(
 
 
 def test_the_numbers_published_in_opacus_own_tests() -> None:
-    """opacus 1.6 accountants_test.py: noise 1.5, rate 0.04, 2250 steps: RDP 7.32911117143, PRV 6.777395712150674 +- 0.01."""
+    """opacus 1.6, accountants_test.py: noise 1.5, rate 0.04, 2250 steps; its PRV number includes an error of 0.01."""
     bound = epsilon([event(1.5, 0.04, 2250)], DELTA)
     assert bound.rdp == pytest.approx(7.32911117143, rel=1e-3)
     assert bound.pld == pytest.approx(6.777395712150674, abs=0.02)
@@ -96,7 +96,7 @@ def test_the_full_batch_bound_is_exact_and_never_low(noise: float, steps: int, d
 
 
 def test_one_poisson_step_is_exact() -> None:
-    """One step's hockey-stick divergence by integration, both directions; PLD must be above it and within a thousandth."""
+    """The oracle integrates one step's hockey-stick divergence in both directions; PLD may exceed it by a little."""
     noise, rate, delta = 1.3, 0.2, 1e-4
     value = spent(event(noise, rate, 1), delta=delta)
 

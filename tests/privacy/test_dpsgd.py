@@ -1,4 +1,4 @@
-"""One step is the oracle's clipped sum, whatever the physical batches; and it fails closed where the bound would not hold."""
+"""One step is the oracle's clipped sum in any physical batches, and is refused where the bound would not hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keystream is AES-256-CTR, its normals are normal, nothing repeats, and no torch or numpy generator is involved."""
+"""The keystream is AES-256-CTR, its normals are normal, and nothing repeats or can be copied."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from scipy import stats
 
 from privacy.entropy import Entropy, Keystream, poisson_sample
 
-# NIST SP 800-38A, F.5.5 (CTR-AES256.Encrypt): key, initial counter block, plaintext and ciphertext of block 1. The stream
-# here starts its counter at zero, so the block function is checked through the counter-zero block of the same key.
+# NIST SP 800-38A, F.5.5 (CTR-AES256.Encrypt): the key, and below the first counter block and its output block.
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
 
 

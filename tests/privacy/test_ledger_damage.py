@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -38,18 +39,19 @@ def complete_reserves(data: bytes) -> int:
     """Reservations whose JSON is complete in these bytes, by plain reading."""
     count = 0
     for line in data.split(b"\n"):
-        try:
+        with contextlib.suppress(ValueError):
             count += json.loads(line)["kind"] == "reserve"
-        except ValueError:
-            pass
     return count
 
 
 def test_cut_at_any_byte_every_complete_reservation_still_counts(tmp_path: Path, sound: bytes) -> None:
     path = tmp_path / "cut.jsonl"
     for length in range(len(sound)):
-        path.write_bytes(sound[:length])
         kept = complete_reserves(sound[:length])
+        assert sum(record.kind == "reserve" for record in parse(sound[:length]).records) == kept
+        if length % 37 and b"\n" not in sound[max(length - 2, 0) : length + 2]:
+            continue  # the file itself, at some lengths and around every end of a line
+        path.write_bytes(sound[:length])
         if length:
             assert math.isinf(verify(path).epsilon.epsilon) or verify(path).epsilon == epsilon([ROUND] * kept, 1e-5)
         with opened(path) as ledger:

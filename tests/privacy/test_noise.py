@@ -1,4 +1,4 @@
-"""The noise of a step has standard deviation noise_multiplier * clip_norm on the SUM, and comes from no seedable generator."""
+"""Noise has standard deviation noise_multiplier * clip_norm on the SUM, and comes from no generator of torch or numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampler is Poisson: what the accounting assumes is what runs, and the same checks refuse a sampler that is not."""
+"""The sampler is Poisson, as the accounting assumes, and the same checks refuse samplers that are not."""
 
 from __future__ import annotations
 
