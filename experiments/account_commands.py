@@ -64,6 +64,8 @@ def account(
             ["unamplified", number(known.epsilon, 4), "if the sample were known"],
         ]
         print_table(["accountant", "epsilon", ""], rows)
+        if bound.epsilon == float("inf"):
+            output.warn("NOT PRIVATE: epsilon is infinite")
         for note in bound.notes:
             output.say(f"note: {note}")
     output.finish({**bound_values(bound), "sampling": sampling, "unamplified": known.epsilon})

@@ -6,7 +6,9 @@ needs it, so that help is instant.
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -31,7 +33,8 @@ def _underscores(name: str) -> str:
         "max_content_width": 100,
     },
     epilog="Exit codes: 0 ok, 1 unexpected, 2 usage or config, 3 plan impossible, 4 budget exhausted, "
-    "5 secure aggregation aborted, 6 verification failed, 130 interrupted.",
+    "5 secure aggregation aborted, 6 verification failed, 130 interrupted. "
+    "FEDPDPO_TRACEBACK=1 shows where an unexpected error came from.",
 )
 @click.version_option(package_name="fedpdpo", prog_name="fedpdpo")
 def cli() -> None:
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return EXIT_USAGE
     except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("FEDPDPO_TRACEBACK"):
+            traceback.print_exception(error)
         return report_error(error, as_json="--json" in given)
     return code if isinstance(code, int) else 0
 

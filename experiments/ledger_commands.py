@@ -66,7 +66,7 @@ def verify(folder: Path, output: Output) -> None:
     if uncommitted:
         output.say(f"{uncommitted} reservations were never committed (a run was cut): charged all the same")
     if values["epsilon"] is None:
-        output.say("recomputed from the events: epsilon is infinite, NOT PRIVATE")
+        output.warn("recomputed from the events: epsilon is infinite, NOT PRIVATE")
     else:
         output.say(
             f"recomputed from the events: worst client epsilon {values['epsilon']:.6f} at delta {values['delta']:g} "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,10 @@ class Output:
         """Print text for people, unless --quiet."""
         if not self.quiet:
             click.echo(text)
+
+    def warn(self, text: str) -> None:
+        """Print text in red on a terminal that has not asked for NO_COLOR, unless --quiet."""
+        self.say(text if os.environ.get("NO_COLOR") else click.style(text, fg="red", bold=True))
 
     def finish(self, values: Mapping[str, Any]) -> None:
         """Print the JSON object, if it was asked for; call this once, as the last thing."""

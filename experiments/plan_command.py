@@ -119,7 +119,7 @@ def _model(config: Config) -> dict[str, Any]:
 
 def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
     if values["unit"] == "none":
-        click.secho("NOT PRIVATE: privacy.unit is none, nothing is clipped or noised", fg="red", bold=True)
+        output.warn("NOT PRIVATE: privacy.unit is none, nothing is clipped or noised")
     else:
         _show_privacy(output, config, values)
     if config.secagg.enabled:
@@ -150,7 +150,7 @@ def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> Non
     origin = "calibrated" if config.privacy.noise_multiplier is None else "given"
     output.say(f"noise       multiplier {values['noise_multiplier']:.6g} ({origin}), clip norm {values['clip_norm']:g}")
     if values["epsilon"] is None:
-        click.secho("NOT PRIVATE: epsilon is infinite", fg="red", bold=True)
+        output.warn("NOT PRIVATE: epsilon is infinite")
         return
     budget = "" if values["budget"] is None else f" of budget {values['budget']:g}"
     output.say(f"epsilon     {values['epsilon']:.4f}{budget} after the last round, by {values['accountant']}")
