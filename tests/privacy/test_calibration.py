@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from privacy import calibration
 from privacy.accounting import epsilon
 from privacy.calibration import noise_multiplier
 from privacy.events import gaussian_event
@@ -51,6 +52,14 @@ def test_full_batch_noise_has_a_closed_form_in_the_steps() -> None:
     one = noise_multiplier(epsilon=2.0, delta=1e-5, sample_rate=1.0, steps=1)
     hundred = noise_multiplier(epsilon=2.0, delta=1e-5, sample_rate=1.0, steps=100)
     assert hundred == pytest.approx(10 * one, rel=1.1e-3)
+
+
+@pytest.mark.parametrize("error", [0.98, 1.02])
+def test_a_poor_first_guess_changes_nothing(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search that certifies the answer stands on its own; the guess only saves time."""
+    monkeypatch.setattr(calibration, "_root", lambda estimate, target: error * 2.689)
+    noise = noise_multiplier(epsilon=8.0, delta=1e-5, sample_rate=1.0, steps=20)
+    assert spent(noise, 1.0, 20, 1e-5) <= 8.0 < spent(noise / 1.0011, 1.0, 20, 1e-5)
 
 
 def test_an_infinite_budget_needs_no_noise() -> None:

@@ -1,4 +1,4 @@
-"""Noise has standard deviation noise_multiplier * clip_norm on the SUM, and comes from no generator of torch or numpy."""
+"""Noise has standard deviation noise_multiplier * clip_norm on the SUM and comes from no torch or numpy generator."""
 
 from __future__ import annotations
 
