@@ -37,7 +37,7 @@ METHODS = (
         _FREE,
         ("method.name=local", "method.bottleneck=false", "method.lm_head=none", "method.reward_head=false", *_EVALUATE),
     ),
-    Variant("fedavg + local fit", _FREE, ("method.name=fedavg", "serving.lora_epochs=3", *_EVALUATE)),
+    Variant("fedavg + local fit", _FREE, ("method.name=fedavg", "serving.epochs=3", *_EVALUATE)),
 )
 
 

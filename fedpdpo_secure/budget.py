@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.ledger import Ledger, Reservation, default_root, ledger_path
-from privacy.ledger_view import export
-
 from fedpdpo_secure.config import Config, ConfigError
 from privacy.accounting import Bound, epsilon
 from privacy.calibration import noise_multiplier
 from privacy.events import Event, NonPrivate, gaussian_event
+from privacy.ledger import Ledger, Reservation, default_root, ledger_path
+from privacy.ledger_view import export
 
 
 @dataclass(frozen=True, slots=True)

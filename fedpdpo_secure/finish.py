@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privacy.accounting import Bound
-
 from fedpdpo_secure.artefacts import save_adapter, write_metrics
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
@@ -16,6 +14,7 @@ from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import LOCAL, RunResult
 from fedpdpo_secure.run_info import finite_epsilon, noise_kind
 from fedpdpo_secure.serving import evaluate_serving, fit_serving, wants_serving
+from privacy.accounting import Bound
 
 HELDOUT = "heldout"
 

@@ -6,9 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.accounting import Bound
-from privacy.ledger import BudgetExceeded
-
 from fedpdpo_secure.artefacts import claim_folder, keep_base, save_adapter, write_config
 from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, plan_budget
 from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
@@ -21,7 +18,9 @@ from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import RunResult, append_report, read_reports, write_reports
 from fedpdpo_secure.round import run_round
 from fedpdpo_secure.run_info import make_info, round_report
+from privacy.accounting import Bound
 from privacy.entropy import Entropy
+from privacy.ledger import BudgetExceeded
 
 
 @dataclass(frozen=True)

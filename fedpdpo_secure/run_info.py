@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from privacy.accounting import Bound
-
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
 from fedpdpo_secure.config import Config
@@ -17,6 +15,7 @@ from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
+from privacy.accounting import Bound
 
 
 def noise_kind(config: Config, budget: BudgetPlan | None) -> str:

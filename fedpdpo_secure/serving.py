@@ -1,7 +1,7 @@
 """Serving copies: after the federation, each client fits its personal parts and its own copy of the LoRA, un-noised.
 
-Personal parts first with the adapter fixed, then the copy. Nothing here feeds anything released, so it costs no
-privacy; it protects nobody from the client who serves it either.
+Passes alternate: personal parts with the adapter fixed, then the copy with them fixed. Nothing here feeds anything
+released, so it costs no privacy; it protects nobody from the client who serves it either.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fedpdpo_secure.config import Config
 from fedpdpo_secure.evaluate import Metrics, measure
 from fedpdpo_secure.local.plan import LocalPlan, objective_plan
 from fedpdpo_secure.local.state import ClientState, load_state, read_tensors, save_state, write_tensors
+from fedpdpo_secure.model.lora import lora_parameters
 from fedpdpo_secure.model.policy import Policy
 from fedpdpo_secure.pairs.store import PairStore
 from fedpdpo_secure.task import Client, FedPDPO, state_lora
@@ -26,7 +27,7 @@ FILE = "serving.safetensors"
 
 def wants_serving(config: Config) -> bool:
     """Whether the configuration asks for serving copies."""
-    return bool(config.serving.personal_epochs or config.serving.lora_epochs)
+    return bool(config.serving.epochs)
 
 
 def fit_serving(task: FedPDPO, lora: NDArray[np.float64], client: Client, plan: LocalPlan) -> Path:
@@ -37,27 +38,23 @@ def fit_serving(task: FedPDPO, lora: NDArray[np.float64], client: Client, plan: 
     config = task.config
     state = task.load_client(client.name, plan.round_index)
     task.set_lora(state_lora(state, lora))
-    moments = state.moments
-    if task.personal is not None:
-        for epoch in range(1, (config.serving.personal_epochs or 0) + 1):
-            moments = task.fit(client, _epoch(config, plan, epoch), moments, phases=("personal",))[1]
-    for epoch in range(1, (config.serving.lora_epochs or 0) + 1):
-        task.fit(client, _epoch(config, plan, 1000 + epoch), {}, phases=("shared",))
+    passes = [_pass(config, plan, number) for number in range(1, (config.serving.epochs or 0) + 1)]
+    whole = lora_parameters(task.backbone.model)
+    task.fit(client, passes, whole, state.moments, phases=("personal", "shared"))
     personal = read_tensors(task.personal) if task.personal is not None else {}
     path = task.states.root / client.name / FILE
     save_state(path, ClientState(personal, {}, {"vector": torch.from_numpy(task.lora())}))
     return path
 
 
-def _epoch(config: Config, plan: LocalPlan, epoch: int) -> LocalPlan:
-    """One un-noised pass; its number seeds the batch order and warms gamma up as rounds do."""
-    first_round = config.federation.rounds
+def _pass(config: Config, plan: LocalPlan, number: int) -> LocalPlan:
+    """Pass `number` (from 1) over the client's pairs; gamma warms up over passes as it does over rounds."""
     return replace(
         plan,
-        round_index=2 * (first_round + epoch) + 1,  # odd: `alternating` adapters fit B
+        round_index=config.federation.rounds + number,
         steps=None,
         dp=None,
-        objective=objective_plan(config, epoch),
+        objective=objective_plan(config, number),
         learning_rate=config.serving.learning_rate,
     )
 

@@ -15,17 +15,11 @@ from numpy.typing import NDArray
 
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.evaluate import Metrics, measure
-from fedpdpo_secure.local.plain import Phase, train_phase
+from fedpdpo_secure.local.fit import fit
+from fedpdpo_secure.local.plain import Phase
 from fedpdpo_secure.local.plan import LocalPlan, LocalUpdate, NonFiniteError, objective_plan
 from fedpdpo_secure.local.private import train_private
-from fedpdpo_secure.local.state import (
-    ClientState,
-    StateFolder,
-    read_moments,
-    read_tensors,
-    write_moments,
-    write_tensors,
-)
+from fedpdpo_secure.local.state import ClientState, StateFolder, read_tensors, write_tensors
 from fedpdpo_secure.methods import Method
 from fedpdpo_secure.model.backbone import Backbone
 from fedpdpo_secure.model.layout import Named, ParamLayout, assign, flatten
@@ -122,46 +116,31 @@ class FedPDPO:
         return LocalUpdate(after - before, update.pairs, update.loss, update.steps, update.event, update.local)
 
     def _plain(self, client: Client, plan: LocalPlan, state: ClientState) -> LocalUpdate:
-        loss, moments = self.fit(client, plan, state.moments, phases=self._phases())
+        loss, moments = self.fit(client, [plan], self.shared(plan.round_index), state.moments, phases=self._phases())
         self._keep(client, plan.round_index, moments)
         steps = plan.steps or -(-len(client.train) // min(plan.batch_size, len(client.train)))
         return LocalUpdate(np.zeros(0), len(client.train), loss, steps)
 
     def fit(
-        self, client: Client, plan: LocalPlan, moments: dict[str, torch.Tensor], *, phases: Sequence[Phase]
+        self,
+        client: Client,
+        passes: Sequence[LocalPlan],
+        shared: Named,
+        moments: dict[str, torch.Tensor],
+        *,
+        phases: Sequence[Phase],
     ) -> tuple[float, dict[str, torch.Tensor]]:
-        """Un-noised training of the given phases in place: (mean loss of the last phase, personal moments)."""
-        policy = Policy(self.backbone, self.personal)
-        shared = self.shared(plan.round_index)
-        own: Named = list(self.personal.named_parameters()) if self.personal is not None else []
-        shared_optimizer = torch.optim.AdamW([p for _, p in shared], lr=plan.learning_rate, weight_decay=0.0)
-        personal_optimizer = None
-        if own:
-            personal_optimizer = torch.optim.AdamW(
-                [p for _, p in own], lr=plan.personal_learning_rate, weight_decay=0.0
-            )
-            write_moments(personal_optimizer, moments)
-        mu = self.method.proximal_mu
-        anchor = (mu, [p.detach().clone() for _, p in shared]) if mu else None
-        loss = float("nan")
-        for phase in phases:
-            optimizers = {
-                "personal": [personal_optimizer],
-                "shared": [shared_optimizer],
-                "joint": [shared_optimizer, personal_optimizer],
-            }[phase]
-            parameters = {"personal": own, "shared": shared, "joint": [*shared, *own]}[phase]
-            loss = train_phase(
-                policy,
-                [optimizer for optimizer in optimizers if optimizer is not None],
-                parameters,
-                client.train,
-                plan,
-                phase,
-                anchor=anchor if phase != "personal" else None,
-                client_seed=client.index,
-            )
-        return loss, read_moments(personal_optimizer) if personal_optimizer is not None else {}
+        """Un-noised training in place of `shared` and the personal parts: (last loss, personal moments)."""
+        return fit(
+            Policy(self.backbone, self.personal),
+            shared,
+            client.train,
+            passes,
+            phases,
+            moments=moments,
+            proximal_mu=self.method.proximal_mu,
+            client_seed=client.index,
+        )
 
     def _phases(self) -> tuple[Phase, ...]:
         if self.personal is None:
@@ -171,7 +150,9 @@ class FedPDPO:
     def _private(self, client: Client, plan: LocalPlan, entropy: Entropy, state: ClientState) -> LocalUpdate:
         joint = self.config.method.personal == "joint" and self.personal is not None
         unsound = self.config.method.personal == "free" and self.personal is not None
-        moments = self.fit(client, plan, state.moments, phases=("personal",))[1] if unsound else {}
+        moments: dict[str, torch.Tensor] = {}
+        if unsound:
+            moments = self.fit(client, [plan], self.shared(plan.round_index), state.moments, phases=("personal",))[1]
         policy = Policy(self.backbone, self.personal if joint or unsound else None)
         names = {id(value): name for name, value in policy.named_parameters()}
         values = [value for _, value in self.shared(plan.round_index)]

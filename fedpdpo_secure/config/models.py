@@ -52,7 +52,7 @@ class TinySection(Section):
 
     hidden_size: int = Field(64, ge=16, multiple_of=16)
     layers: int = Field(2, ge=1)
-    warm_start_steps: int = Field(2000, ge=0)  # steps, never seconds, so that it is reproducible
+    warm_start_steps: int = Field(1200, ge=0)  # steps, never seconds, so that it is reproducible
 
 
 class FederationSection(Section):
@@ -112,9 +112,8 @@ class DpoSection(Section):
 class ServingSection(Section):
     """The local, un-noised copy each client serves itself with; it never feeds anything released."""
 
-    personal_epochs: int | None = Field(None, ge=0)  # null: 6 after a `frozen` or `joint` run, else 0
-    lora_epochs: int | None = Field(None, ge=0)  # null: 1 after a `frozen` or `joint` run, else 0
-    learning_rate: float = Field(1.0e-3, gt=0)  # of the private LoRA copy
+    epochs: int | None = Field(None, ge=0)  # null: 5 after a `frozen` or `joint` run, else 0
+    learning_rate: float = Field(2.0e-3, gt=0)  # of the client's own copy of the LoRA, both factors
 
 
 class PrivacySection(Section):

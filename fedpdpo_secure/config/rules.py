@@ -61,12 +61,9 @@ def _with_sizes(config: Config) -> Config:
 def _with_personal(config: Config) -> Config:
     private = config.privacy.unit != "none"
     personal = config.method.personal or ("frozen" if private else "free")
-    after_loop = personal in ("frozen", "joint")
     serving: dict[str, Any] = {}
-    if config.serving.personal_epochs is None:
-        serving["personal_epochs"] = 6 if after_loop else 0
-    if config.serving.lora_epochs is None:
-        serving["lora_epochs"] = 1 if after_loop else 0
+    if config.serving.epochs is None:
+        serving["epochs"] = 5 if personal in ("frozen", "joint") else 0
     rate = config.dpo.learning_rate or (0.3 if private else 1.0e-3)
     return _fill(config, method={"personal": personal}, serving=serving, dpo={"learning_rate": rate})
 

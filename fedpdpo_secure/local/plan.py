@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from privacy.dpsgd import DPStepPlan
 
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.objective import ObjectivePlan, warmed_gamma
+from privacy.dpsgd import DPStepPlan
 from privacy.events import Event
 
 

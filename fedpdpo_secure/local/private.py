@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from privacy.dpsgd import PairDPSGD
 from torch import Tensor, nn
 
 from fedpdpo_secure.local.plain import pair_losses, trainable
@@ -20,6 +19,7 @@ from fedpdpo_secure.model.layout import Named
 from fedpdpo_secure.model.policy import Policy
 from fedpdpo_secure.pairs.packing import PairBatch, collate
 from fedpdpo_secure.pairs.store import PairStore, physical_batches
+from privacy.dpsgd import PairDPSGD
 from privacy.entropy import Entropy
 from privacy.events import Event
 

@@ -17,7 +17,7 @@ CONFIG = """
 federation: {clients: 5, rounds: 3, local_steps: 2, drop: [{round: 2, client: 1, stage: after_shares}]}
 synthetic: {pairs: 24, validation_pairs: 2, test_pairs: 4, public_dialogues: 200}
 tiny: {warm_start_steps: 10, hidden_size: 32, layers: 1}
-serving: {personal_epochs: 1, lora_epochs: 0}
+serving: {epochs: 1}
 secagg: {threshold: 3}
 lora: {r: 2}
 privacy: {epsilon: 8, delta: 1.0e-5}

@@ -114,9 +114,7 @@ def test_a_private_run_folder_leads_to_the_ledgers_in_the_state_folder(
     folder.mkdir()
     (folder / "rounds.jsonl").write_text("")
     (folder / "config.yaml").write_text(
-        "dataset_name: pairs.jsonl\n"
-        "data: {id: mine, pairs_per_client: 50}\n"
-        "privacy: {epsilon: 8, delta: 1.0e-5}\n"
+        "dataset_name: pairs.jsonl\ndata: {id: mine, pairs_per_client: 50}\nprivacy: {epsilon: 8, delta: 1.0e-5}\n"
     )
     place = state / "fedpdpo" / "ledgers" / "mine"
     with Ledger.open(place / "c0.jsonl", budget_epsilon=8, delta=DELTA, data_id="mine", client="c0") as ledger:

@@ -58,15 +58,16 @@ def small_config(**sections: Any) -> Config:
     """A resolved configuration that runs in seconds."""
     values: dict[str, Any] = {
         "synthetic": {"pairs": 24, "validation_pairs": 6, "test_pairs": 12, "public_dialogues": 200},
-        "tiny": {"warm_start_steps": 20},
+        "tiny": {"warm_start_steps": 20, "hidden_size": 32, "layers": 1},
         "federation": {"clients": 4, "rounds": 2, "local_steps": 2},
         "lora": {"r": 4, "alpha": 8},
         "dpo": {"beta": 1.0, "max_length": 64},
-        "privacy": {"epsilon": 8},
+        "privacy": {"noise_multiplier": 1.5},
+        "serving": {"epochs": 1},
         "device": "cpu",
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
-    if values["privacy"].get("unit") == "none":
-        values["privacy"] = {"unit": "none"}
+    if values["privacy"].get("unit") == "none" or "epsilon" in values["privacy"]:
+        del values["privacy"]["noise_multiplier"]
     return make_config(values)

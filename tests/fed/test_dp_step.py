@@ -79,7 +79,10 @@ def oracle_sum(policy: Policy, parameters: list, pairs: list[TokenPair]) -> np.n
             loss = pair_losses(policy(batch), batch, OBJECTIVE, with_reward=True).sum()
             gradients = torch.autograd.grad(loss, values, allow_unused=True)
             flat = np.concatenate(
-                [(torch.zeros_like(v) if g is None else g).double().numpy().ravel() for v, g in zip(values, gradients)]
+                [
+                    (torch.zeros_like(v) if g is None else g).double().numpy().ravel()
+                    for v, g in zip(values, gradients, strict=True)
+                ]
             )
             total += flat * min(1.0, CLIP / np.linalg.norm(flat))
     return total

@@ -61,7 +61,9 @@ def test_stop_gradient_keeps_the_head_from_absorbing_the_preference() -> None:
 def test_losses_are_separable_over_pairs() -> None:
     order = torch.tensor([2, 0, 1])
     implicit = implicit_rewards(LOGPS, REFERENCE, 0.3)
-    assert torch.equal(preference_loss(implicit, REWARDS, PLAN)[order], preference_loss(implicit[order], REWARDS[order], PLAN))
+    assert torch.equal(
+        preference_loss(implicit, REWARDS, PLAN)[order], preference_loss(implicit[order], REWARDS[order], PLAN)
+    )
     assert torch.equal(reward_loss(REWARDS, PLAN)[:1], reward_loss(REWARDS[:1], PLAN))
 
 
