@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from privacy.dpsgd import DPStepPlan
+from privacy.dpsgd import DPStepPlan, PairDPSGD, StepReport
+from privacy.entropy import Entropy
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -74,3 +75,22 @@ def clipped_sum_by_loop(module: nn.Module, xs: Tensor, ys: Tensor, clip_norm: fl
 
 def flat(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.detach().double().reshape(-1) for part in parts])
+
+
+def data(pairs: int = 11) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(4)
+    return torch.randn(pairs, 5, 6, generator=source), torch.randn(pairs, generator=source)
+
+
+def released_sum(
+    module: nn.Module, xs: Tensor, ys: Tensor, *, micro: int = 4, steps: DPStepPlan | None = None
+) -> tuple[Tensor, StepReport]:
+    """(the sum that the step released, float64[D], read back from the moved parameters; its report)."""
+    wanted = steps or plan()
+    before = flat([p for _, p in trainable(module)])
+    with PairDPSGD(module, trainable(module), wanted, Entropy.seeded(9)) as private:
+        chosen = torch.from_numpy(private.sample(len(xs)))
+        batches = [chosen[start : start + micro] for start in range(0, len(chosen), micro)]
+        report = private.step(batches, lambda rows: (module(xs[rows]) - ys[rows]) ** 2)
+    moved = before - flat([p for _, p in trainable(module)])
+    return moved / wanted.learning_rate * wanted.expected_batch * wanted.clip_norm, report
