@@ -93,8 +93,9 @@ def read_scores(folder: Path) -> Scores:
 
 def best_round(runs: Sequence[Scores]) -> int:
     """Index of the round with the best validation accuracy by the method's own score, averaged over seeds."""
-    rounds = range(min(len(run.by_round) for run in runs))
-    return max(rounds, key=lambda r: statistics.mean(run.by_round[r][f"validation/{OWN}"] for run in runs))
+    key = f"validation/{OWN}"
+    rounds = [r for r, measured in enumerate(runs[0].by_round) if key in measured]
+    return max(rounds, key=lambda r: statistics.mean(run.by_round[r][key] for run in runs))
 
 
 def spread(values: Iterable[float | None]) -> str:
