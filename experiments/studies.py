@@ -1,12 +1,30 @@
-"""The studies: which cells, and how their table reads."""
+"""The tables in the documentation, from real runs: `python -m experiments.studies NAME --out FOLDER`.
+
+A study is a list of cells; a cell is one ordinary `fedpdpo train` in a folder of its own, skipped if it is finished.
+Nothing is chosen on test pairs: where a number of rounds is chosen, it is by validation pairs, the same for all seeds.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.study import EXPLICIT, IMPLICIT, OWN, Cell, Scores, Variant, best_round, read_scores, spread, table
+from experiments.study import (
+    EXPLICIT,
+    IMPLICIT,
+    OWN,
+    Cell,
+    Scores,
+    Variant,
+    best_round,
+    read_scores,
+    run_cells,
+    spread,
+    table,
+)
 
 ALONE = "no federation"  # the best local recipe: it releases nothing, so it is the honest comparator
 LEVELS = (0.0, 0.5, 1.0)  # heterogeneity: none, medium, strong; fixed before any result was seen
@@ -29,10 +47,6 @@ METHODS = (
         Variant(name, _FREE, (f"method.name={name}", *_EVALUATE))
         for name in ("fedpdpo", "fedavg", "fedprox", "fedper", "fedrep", "local", "centralized")
     ),
-    Variant("fedpdpo joint", _FREE, ("method.schedule=joint", *_EVALUATE)),
-    Variant("fedpdpo -reward", _FREE, ("method.reward_head=false", *_EVALUATE)),
-    Variant("fedpdpo -bottleneck", _FREE, ("method.bottleneck=false", *_EVALUATE)),
-    Variant("fedpdpo -head", _FREE, ("method.lm_head=none", *_EVALUATE)),
     Variant(
         "local LoRA only",
         _FREE,
@@ -40,6 +54,16 @@ METHODS = (
     ),
     Variant("fedavg + local fit", _FREE, ("method.name=fedavg", "serving.epochs=3", *_EVALUATE)),
 )
+ABLATIONS = (  # at strong heterogeneity alone
+    Variant("fedpdpo joint", _FREE, ("method.schedule=joint", *_EVALUATE)),
+    Variant("fedpdpo -reward", _FREE, ("method.reward_head=false", *_EVALUATE)),
+    Variant("fedpdpo -bottleneck", _FREE, ("method.bottleneck=false", *_EVALUATE)),
+    Variant("fedpdpo -head", _FREE, ("method.lm_head=none", *_EVALUATE)),
+)
+
+
+def _variants(level: float) -> tuple[Variant, ...]:
+    return (*METHODS, *ABLATIONS) if level == LEVELS[-1] else METHODS
 
 
 def _method_cells(seeds: Sequence[int]) -> list[Cell]:
@@ -47,7 +71,7 @@ def _method_cells(seeds: Sequence[int]) -> list[Cell]:
         Cell(variant, f"h{level:g}", seed, (f"synthetic.heterogeneity={level}",))
         for seed in seeds
         for level in LEVELS
-        for variant in METHODS
+        for variant in _variants(level)
     ]
 
 
@@ -56,7 +80,7 @@ def _method_table(out: Path, seeds: Sequence[int]) -> str:
     parts = []
     for level in LEVELS:
         rows = []
-        for variant in METHODS:
+        for variant in _variants(level):
             runs = [read_scores(Cell(variant, f"h{level:g}", seed, ()).folder(out)) for seed in seeds]
             rows.append(_method_row(variant, runs))
         parts.append(f"### Heterogeneity {level:g}\n\n" + table(header, rows))
@@ -119,3 +143,22 @@ STUDIES: dict[str, Study] = {
         "pref_open", _privacy_variants("pref_open_eps8.yaml", "pref_open_nonprivate.yaml", ("8",), 4)
     ),
 }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.studies", description=__doc__)
+    parser.add_argument("name", choices=sorted(STUDIES))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1), help="runs at a time")
+    chosen = parser.parse_args(arguments)
+    study = STUDIES[chosen.name]
+    run_cells(study.cells(range(chosen.seeds)), chosen.out, chosen.jobs)
+    text = study.render(chosen.out, range(chosen.seeds))
+    (chosen.out / f"{chosen.name}.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

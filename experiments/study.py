@@ -1,12 +1,7 @@
-"""The tables in the documentation, from real runs: `python -m experiments.study NAME --out FOLDER`.
-
-A study is a list of cells; a cell is one ordinary `fedpdpo train` in a folder of its own, skipped if it is finished.
-Nothing is chosen on test pairs: where a number of rounds is chosen, it is by validation pairs, the same for all seeds.
-"""
+"""Parts of a study: cells that are ordinary `fedpdpo train` runs, and the tables made of what they measured."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -111,24 +106,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    from experiments.studies import STUDIES
-
-    parser = argparse.ArgumentParser(prog="python -m experiments.study", description=__doc__)
-    parser.add_argument("name", choices=sorted(STUDIES))
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; finished ones are kept")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=max(1, os.cpu_count() or 1), help="runs at a time")
-    chosen = parser.parse_args(arguments)
-    study = STUDIES[chosen.name]
-    run_cells(study.cells(range(chosen.seeds)), chosen.out, chosen.jobs)
-    text = study.render(chosen.out, range(chosen.seeds))
-    (chosen.out / f"{chosen.name}.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()
