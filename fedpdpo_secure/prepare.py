@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from fedpdpo_secure.config import Config, ConfigError
 from fedpdpo_secure.data.federation import load_federation
@@ -53,6 +54,7 @@ def prepare(config: Config, output_dir: Path, progress: Progress, *, fresh: bool
 
     `fresh` forgets what an earlier run that never began left there. Raises ConfigError or DataError in one line.
     """
+    transformers_logging.disable_progress_bar()
     federation, tokenizer, base_path = _data_and_tokenizer(config, progress)
     backbone = load_backbone(config, base_path)
     _check_length(config, backbone)

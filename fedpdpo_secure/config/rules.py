@@ -47,6 +47,9 @@ def _with_sizes(config: Config) -> Config:
                 f"data.pairs_per_client: {config.data.pairs_per_client} but the built-in federation makes "
                 f"synthetic.pairs = {config.synthetic.pairs}; set only synthetic.pairs"
             )
+        for field in ("test", "where", "group_column", "label_column", "public_fraction", "revision"):
+            if getattr(config.data, field):
+                raise ConfigError(f"data.{field}: has no meaning for the built-in federation; leave it out")
         data = {"pairs_per_client": config.synthetic.pairs, "public": True}
     size = data.get("pairs_per_client", config.data.pairs_per_client)
     privacy: dict[str, Any] = {}

@@ -73,7 +73,6 @@ def load_backbone(config: Config, path: str) -> Backbone:
     Raises ConfigError when it cannot be loaded, or computes its logits from more than body and head.
     """
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     device = choose_device(config.device)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     dtype = dtypes.get(config.model.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
