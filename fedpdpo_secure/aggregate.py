@@ -33,34 +33,40 @@ class Aggregation(Protocol):
 
 
 class PlainRound:
-    """FedAvg's sum with the same schedule of drop-outs; the server sees every vector."""
+    """FedAvg's sum under the same schedule of drop-outs; the server sees every vector.
+
+    It needs no threshold: nothing has to be rebuilt from shares, so `min_survivors` alone decides.
+    """
 
     def __init__(self, clients: int, dim: int, min_survivors: int, bits: int, drops: Mapping[int, Stage]) -> None:
         self._drops, self._min, self._bytes = dict(drops), min_survivors, bits // 8 * dim
         self._awaited = tuple(c for c in range(clients) if drops.get(c) not in SILENT_BEFORE_VECTOR)
         self._total = np.zeros(dim, np.int64)
-        self._seen: list[int] = []
+        self._seen: set[int] = set()
 
     def open(self) -> tuple[int, ...]:
         return self._awaited
 
     def submit(self, client: int, vector: NDArray[np.int64]) -> None:
-        if client in self._seen:
-            raise ValueError(f"client {client} submitted twice")
+        if client not in self._awaited or client in self._seen:
+            raise ValueError(f"client {client} is not expected to submit a vector")
+        if vector.shape != self._total.shape or vector.dtype != np.int64:
+            raise ValueError(f"client {client}: vector must be int64{list(self._total.shape)}")
         self._total += vector
-        self._seen.append(client)
+        self._seen.add(client)
 
     def finish(self) -> RoundSum:
         if len(self._seen) < self._min:
             raise TooFewSurvivors(f"{len(self._seen)} survivors, federation.min_survivors is {self._min}")
+        silent = {client: Stage.AFTER_SHARES for client in self._awaited if client not in self._seen}
         return RoundSum(
-            vector=self._total,
+            vector=self._total.copy(),
             survivors=tuple(sorted(self._seen)),
-            dropped=tuple(sorted(self._drops.items())),
+            dropped=tuple(sorted({**silent, **self._drops}.items())),
             recovered_mask_keys=0,
             recovered_self_masks=0,
             misfits=(),
-            upload_bytes={client: self._bytes for client in self._seen},
+            upload_bytes=dict.fromkeys(self._seen, self._bytes),
             download_bytes={},
             client_seconds={},
             server_seconds=0.0,

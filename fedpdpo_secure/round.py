@@ -88,7 +88,7 @@ def run_round(
 
 
 def vector_plan(config: Config, task: FedPDPO, round_index: int, clients: Sequence[Client]) -> VectorPlan:
-    """The vector of a round; without DP the pairs bound is the declared size, or the largest client's."""
+    """The vector of a round. Without DP the pairs bound is the declared size; undeclared, the largest count is public."""
     bound = config.data.pairs_per_client or max(len(client.train) for client in clients)
     encoding = FixedPoint(
         bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=config.federation.clients

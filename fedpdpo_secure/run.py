@@ -15,7 +15,7 @@ from fedpdpo_secure.local.plan import local_plan
 from fedpdpo_secure.measurement import measure_round
 from fedpdpo_secure.prepare import BUILTIN_MODEL, Prepared, prepare
 from fedpdpo_secure.progress import Progress
-from fedpdpo_secure.report import RunResult, append_report, read_reports, write_reports
+from fedpdpo_secure.report import LOCAL, RunResult, append_report, read_reports, write_reports
 from fedpdpo_secure.round import run_round
 from fedpdpo_secure.run_info import make_info, round_report
 from privacy.accounting import Bound
@@ -109,7 +109,9 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         done=lambda done, total, name: run.progress.client(round_index, done, total, name),
     )
     if outcome.clipped:
-        run.progress.note(f"round {round_index}: {outcome.clipped} coordinates were beyond secagg.value_range")
+        run.progress.note(f"round {round_index}: {outcome.clipped} coordinates beyond secagg.value_range ({LOCAL})")
+    if outcome.total is not None and outcome.total.misfits:
+        run.progress.note(f"round {round_index}: shares that did not fit, (holder, owner): {outcome.total.misfits}")
     spent = run.ledgers.spent() if run.ledgers is not None else None
     released, local = measure_round(run.prepared, outcome)
     report = round_report(

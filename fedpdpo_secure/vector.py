@@ -40,9 +40,14 @@ class VectorPlan:
         return self.size + (2 if self.weighted else 0)
 
     def encode(self, local: LocalUpdate, rounding: np.random.Generator) -> tuple[NDArray[np.int64], int]:
-        """(int64[dim], number of coordinates that had to be clipped to the range) of one client's update."""
+        """(int64[dim], number of coordinates that had to be clipped to the range) of one client's update.
+
+        Raises ValueError when a weight would be outside (0, 1].
+        """
         values = local.update
         if self.weighted:
+            if not 0 < local.pairs <= self.pairs_bound:
+                raise ValueError(f"a client with {local.pairs} pairs: outside 1..{self.pairs_bound}")
             weight = local.pairs / self.pairs_bound
             loss = weight * min(local.loss, LOSS_BOUND) / LOSS_BOUND
             values = np.concatenate([weight * values, np.array([weight, loss]) * self.encoding.value_range])
@@ -50,9 +55,13 @@ class VectorPlan:
         return encoded.vector, encoded.clipped
 
     def decode(self, total: NDArray[np.int64], survivors: int) -> MeanUpdate:
-        """The mean over `survivors` clients of a sum int64[dim]."""
+        """The mean over `survivors` clients of a sum int64[dim]. Raises ValueError if all weights rounded to zero."""
         values = self.encoding.decode(total)
         if not self.weighted:
             return MeanUpdate(values / survivors, None)
         weight, loss = values[self.size :] / self.encoding.value_range
+        if weight <= 0:
+            raise ValueError(
+                f"secagg.bits: too few for weights of pairs out of {self.pairs_bound}; the sum of weights is 0"
+            )
         return MeanUpdate(values[: self.size] / weight, float(loss / weight * LOSS_BOUND))

@@ -23,7 +23,7 @@ def resolve(config: Config) -> Config:
     """`config` with every null that has a derived value filled in; raises ConfigError where a joint rule fails."""
     config = _with_sizes(config)
     config = _with_personal(config)
-    for rule in (_check_federation, _check_privacy, _check_personal, _check_secagg, _check_method):
+    for rule in (_check_federation, _check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
         rule(config)
     return config
 
@@ -141,6 +141,19 @@ def _check_personal(config: Config) -> None:
         )
     if config.method.name == "fedprox":
         raise ConfigError("method.name: fedprox adds a term that is no pair's; use it with privacy.unit: none")
+
+
+def _check_schedule(config: Config) -> None:
+    """A scheduled drop-out that leaves too few clients is refused before anything is trained or charged."""
+    federation, secagg = config.federation, config.secagg
+    quorum = max(federation.min_survivors, (secagg.threshold or 0) if secagg.enabled else 0)
+    for round_index in {drop["round"] for drop in federation.drop}:
+        gone = {drop["client"] for drop in federation.drop if drop["round"] == round_index}
+        if federation.clients - len(gone) < quorum:
+            raise ConfigError(
+                f"federation.drop: round {round_index} loses {len(gone)} of {federation.clients} clients; "
+                f"{quorum} must answer to the end (secagg.threshold, federation.min_survivors)"
+            )
 
 
 def _check_secagg(config: Config) -> None:

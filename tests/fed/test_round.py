@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedpdpo_secure import aggregate, round
-from fedpdpo_secure.config import Config
+from fedpdpo_secure.config import Config, ConfigError
 from fedpdpo_secure.local.plan import LocalUpdate
 from fedpdpo_secure.vector import LOSS_BOUND, VectorPlan
 from secagg import FixedPoint, LocalRound, Stage, TooFewSurvivors, to_ring
@@ -54,7 +54,12 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recording]]:
 
 @pytest.mark.parametrize("sections", [FREE, SEEDED], ids=["no noise", "seeded noise"])
 def test_plain_and_secure_aggregation_sum_the_same_integers(tmp_path, recorded, sections) -> None:
-    drop = [{"round": 2, "client": 1, "stage": "after_shares"}, {"round": 1, "client": 3, "stage": "after_masked"}]
+    stages = [("before_keys", "after_shares"), ("after_keys", "after_masked")]
+    drop = [
+        {"round": r + 1, "client": c + 1, "stage": stage}
+        for r, pair in enumerate(stages)
+        for c, stage in enumerate(pair)
+    ]
     federation = {"clients": 5, "rounds": 2, "local_steps": 1, "drop": drop}
     shared = {**sections, "federation": federation}
     run(tmp_path / "secure", **shared, secagg={"threshold": 3})
@@ -68,6 +73,7 @@ def test_plain_and_secure_aggregation_sum_the_same_integers(tmp_path, recorded, 
         np.testing.assert_array_equal(masked.total.vector, plain.total.vector)
         np.testing.assert_array_equal(masked.total.vector, sum(masked.vectors.values()))
         assert masked.total.survivors == plain.total.survivors
+        assert masked.total.dropped == plain.total.dropped
 
 
 def test_the_sums_are_those_of_real_training_and_differ_between_clients(tmp_path, recorded) -> None:
@@ -104,7 +110,7 @@ def reachable_arrays(thing: object) -> list[np.ndarray]:
 
 
 def test_after_a_round_of_training_the_server_reaches_no_unmasked_vector(tmp_path, monkeypatch) -> None:
-    received, servers, plain = [], [], {}
+    received, servers, plain, leaks = [], [], {}, []
     original_init, original_submit = LocalRound.__init__, LocalRound.submit
 
     def tapping(self, config, drops, **_):
@@ -114,16 +120,26 @@ def test_after_a_round_of_training_the_server_reaches_no_unmasked_vector(tmp_pat
     def keeping(self, client, vector):
         plain[client] = to_ring(vector, 24)
         original_submit(self, client, vector)
+        leaks.extend(found(servers, plain[client]) if len(plain) > 1 else [])
 
     monkeypatch.setattr(LocalRound, "__init__", tapping)
     monkeypatch.setattr(LocalRound, "submit", keeping)
     run(tmp_path, federation={"clients": 4, "rounds": 1, "local_steps": 1})
-    seen = reachable_arrays(servers)
-    seen += [a for destination, message in received if destination == -1 for a in reachable_arrays(message)]
-    masked = [a for a in seen if a.size == plain[0].size]
-    assert len(plain) == 4 and len(masked) >= 4
-    for vector in plain.values():
-        assert not any((a.astype(np.uint64) == vector).mean() > 0.01 for a in masked)
+    sent = [message for destination, message in received if destination == -1]
+    assert len(plain) == 4 and not leaks
+    assert sum(a.size == plain[0].size for message in sent for a in reachable_arrays(message)) == 4
+    assert not any(found(sent, vector) for vector in plain.values())
+    assert found([[plain[1].astype(np.int64)]], plain[1])  # a stored vector would be seen
+
+
+def found(things: object, vector: np.ndarray) -> list[np.ndarray]:
+    """Arrays reachable from `things` that hold the ring words of `vector`, as integers or as decoded floats."""
+    encoding = FixedPoint(bits=24, value_range=1.0, max_clients=4)
+    arrays = [a for a in reachable_arrays(things) if a.size == vector.size]
+    words = [
+        np.rint(a * encoding.scale).astype(np.int64) if a.dtype.kind == "f" else a.astype(np.int64) for a in arrays
+    ]
+    return [a for a in words if ((a % 2**24) == vector).mean() > 0.01]
 
 
 def test_a_private_vector_holds_the_update_alone() -> None:
@@ -166,10 +182,11 @@ def test_a_client_may_vanish_at_any_stage_and_the_round_goes_on(tmp_path, stage)
 
 
 @pytest.mark.parametrize("enabled", [True, False], ids=["secure", "plain"])
-def test_too_few_survivors_give_no_sum_and_stay_charged(tmp_path, enabled) -> None:
-    drop = [{"round": 1, "client": client, "stage": "after_shares"} for client in (0, 1)]
+def test_too_few_survivors_give_no_sum_and_stay_charged(tmp_path, enabled, monkeypatch) -> None:
+    gone = {client: Stage.AFTER_SHARES for client in (0, 1)}
+    monkeypatch.setattr(aggregate, "scheduled_drops", lambda config, round_index: gone)
     with pytest.raises(TooFewSurvivors):
-        run(tmp_path, federation={"clients": 4, "rounds": 1, "drop": drop}, secagg={"enabled": enabled})
+        run(tmp_path, federation={"clients": 4, "rounds": 1}, secagg={"enabled": enabled})
     from privacy.ledger_view import verify_dir
 
     found = verify_dir(tmp_path)
@@ -182,3 +199,48 @@ def test_alternating_adapters_move_one_factor_a_round(tmp_path, recorded) -> Non
     run(tmp_path, **sections)
     assert config.federation.rounds == 2
     assert recorded[0].total.vector.size != recorded[1].total.vector.size
+
+
+def test_a_round_is_bound_to_its_session_its_configuration_and_the_broadcast_adapter() -> None:
+    config, lora = small_config(), np.linspace(0, 1, 7)
+
+    def bound(config: Config, lora: np.ndarray) -> tuple[bytes, bytes]:
+        opened = aggregate.open_aggregation(config, 1, 7, lora)
+        return opened._config.session, opened._config.context
+
+    session, context = bound(config, lora)
+    assert bound(config, lora)[0] != session
+    assert bound(config, lora)[1] == context
+    nudged = lora.copy()
+    nudged[3] = np.nextafter(nudged[3], 2)
+    assert bound(config, nudged)[1] != context
+    assert bound(small_config(dpo={"beta": 0.5}), lora)[1] != context
+
+
+def test_a_plain_round_refuses_what_a_secure_one_refuses() -> None:
+    plain = aggregate.PlainRound(4, 3, 3, 24, {0: Stage.BEFORE_KEYS})
+    vector = np.ones(3, np.int64)
+    plain.submit(1, vector)
+    for client, wrong in ((0, vector), (1, vector), (77, vector), (2, vector[:1]), (2, vector.astype(np.int32))):
+        with pytest.raises(ValueError, match=f"client {client}"):
+            plain.submit(client, wrong)
+    plain.submit(2, vector)
+    plain.submit(3, vector)
+    total = plain.finish()
+    assert total.survivors == (1, 2, 3) and total.vector.tolist() == [3, 3, 3]
+
+
+def test_weights_outside_their_bound_and_sums_without_weight_are_refused() -> None:
+    plan = VectorPlan(
+        size=1, weighted=True, pairs_bound=10, encoding=FixedPoint(bits=16, value_range=1.0, max_clients=3)
+    )
+    with pytest.raises(ValueError, match=r"1\.\.10"):
+        plan.encode(LocalUpdate(np.zeros(1), 11, 0.1, 1), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="sum of weights is 0"):
+        plan.decode(np.zeros(3, np.int64), 3)
+
+
+def test_a_schedule_that_leaves_too_few_clients_is_refused_before_training() -> None:
+    drop = [{"round": 1, "client": client, "stage": "after_masked"} for client in (0, 1)]
+    with pytest.raises(ConfigError, match="round 1 loses 2 of 4"):
+        small_config(federation={"drop": drop})
