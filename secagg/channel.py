@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,10 +23,13 @@ _NONCE = bytes(12)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SharePair:
-    """A holder's shares of one owner's two secrets: field elements."""
+    """A holder's shares of one owner's two secrets: field elements. There are no copies."""
 
     mask_secret: int
     self_mask_seed: int
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secagg pair of shares is a one-time secret and cannot be copied or pickled")
 
 
 def seal(key: bytes, pair: SharePair, *, digest: bytes, sender: int, recipient: int) -> bytes:

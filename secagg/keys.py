@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -25,7 +26,7 @@ PUBLIC_KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """An X25519 key pair as raw bytes (32 each); the secret does not show in repr."""
+    """An X25519 key pair as raw bytes (32 each); the secret does not show in repr, and there are no copies."""
 
     secret: bytes = field(repr=False)
     public: bytes
@@ -33,6 +34,9 @@ class KeyPair:
     @classmethod
     def from_secret(cls, secret: bytes) -> KeyPair:
         return cls(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secagg key pair is a one-time secret and cannot be copied or pickled")
 
 
 def exchange(secret: bytes, peer_public: bytes) -> bytes:
@@ -42,6 +46,19 @@ def exchange(secret: bytes, peer_public: bytes) -> bytes:
         return X25519PrivateKey.from_private_bytes(secret).exchange(public)
     except ValueError as error:
         raise PeerMisbehaved("a public key of small order gives an all-zero shared secret") from error
+
+
+def has_small_order(public: bytes) -> bool:
+    """Whether a public key (32 bytes) gives the all-zero shared secret; if with one secret, then with every one.
+
+    RFC 7748, section 5: a clamped scalar is a multiple of the cofactor and of no large prime order, so the
+    result is zero for the points of small order and for no others.
+    """
+    try:
+        exchange(bytes(32), public)  # clamped to 2^254
+    except PeerMisbehaved:
+        return True
+    return False
 
 
 def hkdf(secret: bytes, *, salt: bytes, info: bytes) -> bytes:

@@ -59,7 +59,8 @@ class LocalRound:
 
     `drops` says where a client disappears; a client that is expected and never submits counts as dropped
     after its shares. Vectors are taken one at a time and not kept. Raises ValueError for a drop outside the
-    roster; the methods raise SecAggError, after which the round is over.
+    roster; the methods raise SecAggError, after which the round is over. The clients, and with them their
+    secrets, are let go when `finish` ends and when `open` fails, whatever the reason.
     """
 
     def __init__(
@@ -82,12 +83,16 @@ class LocalRound:
 
     def open(self) -> tuple[int, ...]:
         """Exchange keys and shares; the clients expected to submit. Raises TooFewSurvivors."""
-        for client in self._present(Stage.BEFORE_KEYS):
-            with self._timed(client):
-                self._clients[client] = Client(self._config, client, entropy=self._entropy)
-            self._to_server(client, self._clients[client].greeting)
-        self._broadcast(self._deadline(), self._present(Stage.AFTER_KEYS))
-        self._broadcast(self._deadline(), self._present(Stage.AFTER_SHARES))
+        try:
+            for client in self._present(Stage.BEFORE_KEYS):
+                with self._timed(client):
+                    self._clients[client] = Client(self._config, client, entropy=self._entropy)
+                self._to_server(client, self._clients[client].greeting)
+            self._broadcast(self._deadline(), self._present(Stage.AFTER_KEYS))
+            self._broadcast(self._deadline(), self._present(Stage.AFTER_SHARES))
+        except BaseException:
+            self._clients.clear()
+            raise
         return self._present(Stage.AFTER_SHARES)
 
     def submit(self, client: int, vector: NDArray[np.int64]) -> None:
@@ -100,9 +105,11 @@ class LocalRound:
 
     def finish(self) -> RoundSum:
         """Unmask the sum. Raises TooFewSurvivors if fewer than threshold or min_survivors submitted."""
-        self._broadcast(self._deadline(), self._present(Stage.AFTER_MASKED))
-        self._deadline()
-        self._clients.clear()
+        try:
+            self._broadcast(self._deadline(), self._present(Stage.AFTER_MASKED))
+            self._deadline()
+        finally:
+            self._clients.clear()
         total = self._server.total
         stages = [stage for _, stage in total.dropped]
         return RoundSum(
@@ -133,7 +140,7 @@ class LocalRound:
     def _broadcast(self, outgoing: Outgoing, present: tuple[int, ...]) -> None:
         """Hand each message to its client if it is still there, and its reply to the server."""
         for client, message in outgoing.items():
-            if client not in present:
+            if client not in present or client not in self._clients:  # none are left after a failure
                 continue
             data = encode(message, self._config)
             self._download[client] += len(data)

@@ -1,7 +1,9 @@
 """The server of one round: collects what clients send, and moves on when its caller says that time is up.
 
 It adds each masked vector into one accumulator on arrival and keeps nothing else of it. A message that is
-refused leaves the round as it was, so one client cannot end it; running short of clients ends it for good.
+refused leaves the round as it was. That includes public keys over which all clients would abort: repeated
+ones and those of small order. What the server cannot see into can still stop the round: shares of one client
+that do not open at their recipients, or do not rebuild its secret. Running short of clients ends it for good.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 from secagg.config import RoundConfig, Stage
 from secagg.errors import PeerMisbehaved, TooFewSurvivors, WrongPhase
+from secagg.keys import has_small_order
 from secagg.messages import (
     Advertise,
     Delivery,
@@ -91,6 +94,12 @@ Outgoing = Mapping[int, Message]
 
 def _add_keys(config: RoundConfig, state: CollectKeys, message: Advertise) -> None:
     _expect(message.client, set(config.clients), state.keys, "advertisement")
+    own = (message.channel_key, message.mask_key)
+    taken = {key for other in state.keys.values() for key in (other.channel_key, other.mask_key)}
+    if own[0] == own[1] or not taken.isdisjoint(own):
+        raise PeerMisbehaved(f"client {message.client} repeats a public key of this round")
+    if any(has_small_order(key) for key in own):
+        raise PeerMisbehaved(f"client {message.client} advertised a public key of small order")
     state.keys[message.client] = message
 
 
@@ -192,7 +201,10 @@ class Server:
         self._state: State = CollectKeys({})
 
     def receive(self, message: Message) -> None:
-        """Take in one client's message. Raises SecAggError, the round unchanged, if it is refused."""
+        """Take in one client's message. Raises SecAggError, the round unchanged, if it is refused.
+
+        `message.client` is believed: a transport must compare it with its authenticated sender first.
+        """
         accept = RECEIVE.get((type(self._state), type(message)))
         if accept is None:
             raise WrongPhase(f"the server in state {type(self._state).__name__} accepts no {type(message).__name__}")

@@ -11,6 +11,7 @@ from secagg_harness import Federation, altered, fixed_entropy, make_config, rand
 from secagg import Client, WrongPhase
 from secagg.client import TRANSITIONS, AwaitDelivery, AwaitRequest, AwaitRoster, AwaitVector, OwnVector
 from secagg.messages import Delivery, Message, Reveal, UnmaskRequest
+from secagg.shamir import PRIME
 
 CONFIG = make_config(6)  # clients 10, 13, ..., 25; threshold 5
 ME, PEER = CONFIG.clients[0], CONFIG.clients[1]
@@ -140,6 +141,24 @@ def test_a_client_can_be_neither_copied_nor_pickled(duplicate: Callable[[Client]
     for federation in (at_roster(), at_vector(), at_request()):
         with pytest.raises(TypeError, match="cannot be copied or pickled"):
             duplicate(federation.clients[ME])
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
+def test_no_state_of_a_client_that_holds_secrets_can_be_copied_deeply_or_pickled(
+    duplicate: Callable[[object], object],
+) -> None:
+    for federation in (at_roster(), at_delivery(), at_vector(), at_request()):
+        with pytest.raises(TypeError, match="one-time secret"):
+            duplicate(federation.clients[ME]._state)
+
+
+def test_the_two_secrets_of_a_client_are_shared_with_independent_polynomials() -> None:
+    """With the same coefficients the two shares of every holder would differ by the same: secret minus seed."""
+    states = [client._state for client in at_vector().clients.values()]
+    for owner in CONFIG.clients:
+        pairs = [state.shares[owner] for state in states if isinstance(state, AwaitVector)]
+        differences = {(pair.mask_secret - pair.self_mask_seed) % PRIME for pair in pairs}
+        assert len(differences) == len(CONFIG.clients)
 
 
 def test_nothing_is_drawn_after_the_shares() -> None:

@@ -1,5 +1,9 @@
 """Known answers of the primitives through our own functions, and what derived keys are bound to."""
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -116,6 +120,32 @@ def test_derived_keys_change_with_round_ids_keys_and_purpose() -> None:
         seed_commitment(a.secret, client=1, digest=OTHER_DIGEST),
     ]
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(("own_id", "peer_id"), [(1, 2), (2, 1)])
+def test_both_public_keys_are_bound_into_derived_keys_whatever_the_shared_secret(
+    own_id: int, peer_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secagg.keys.exchange", lambda secret, peer_public: bytes(32))
+    masks, channels = [], []
+    for own, peer in [(b"a", b"b"), (b"c", b"b"), (b"a", b"c"), (b"b", b"a")]:
+        pair, peer_public = KeyPair(bytes(32), key_pair(own).public), key_pair(peer).public
+        masks.append(pair_mask_key(pair, peer_public, own_id=own_id, peer_id=peer_id, digest=DIGEST))
+        channels += channel_keys(pair, peer_public, own_id=own_id, peer_id=peer_id, digest=DIGEST)
+    assert len(set(masks)) == 4
+    assert len(set(channels)) == 8
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("secret", [key_pair(b"a"), SharePair(1, 2)], ids=["key pair", "share pair"])
+def test_key_pairs_and_share_pairs_can_be_neither_copied_nor_pickled(
+    secret: object, duplicate: Callable[[object], object]
+) -> None:
+    for value in (secret, [secret], {1: secret}):
+        if value is not secret and duplicate is copy.copy:
+            continue  # a copy of a list holds the same objects
+        with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            duplicate(value)
 
 
 def test_sealed_shares_open_for_their_round_sender_and_recipient_only() -> None:

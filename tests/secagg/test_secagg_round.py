@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from secagg_harness import centred_sum, fixed_entropy, make_config, random_vectors, run_local
 
 from secagg import FixedPoint, LocalRound, RoundConfig, Stage, TooFewSurvivors, WrongPhase, from_ring, to_ring
+from secagg.messages import Message
 
 STAGES = list(Stage)
 
@@ -154,6 +155,42 @@ def test_after_too_few_survivors_there_is_no_sum_to_be_had() -> None:
         local.finish()
     with pytest.raises(WrongPhase):
         local.finish()
+
+
+@pytest.mark.parametrize("kind", ["Advertise", "Roster", "Shares", "Delivery", "UnmaskRequest", "Reveal"])
+def test_a_failed_round_keeps_no_client_and_gives_no_sum(kind: str) -> None:
+    config = make_config(5)
+    vectors = random_vectors(config)
+    held: list[int] = []
+
+    def tap(source: int, destination: int, message: Message) -> None:
+        if type(message).__name__ == kind and config.clients[-1] in (source, destination):
+            held.append(len(local._clients))
+            raise ConnectionError("cut")
+
+    local = LocalRound(config, {}, tap=tap)
+    with pytest.raises(ConnectionError):
+        for client in local.open():
+            local.submit(client, vectors[client])
+        local.finish()
+    assert held == [5]
+    assert local._clients == {}
+    with pytest.raises(ValueError, match="client 10 is not expected"):
+        local.submit(config.clients[0], vectors[config.clients[0]])
+    with pytest.raises((TooFewSurvivors, WrongPhase)):
+        local.finish()
+
+
+def test_a_round_that_is_short_of_clients_keeps_none_of_them() -> None:
+    config = make_config(5)
+    few = LocalRound(config, dict.fromkeys(config.clients[:3], Stage.BEFORE_KEYS))
+    with pytest.raises(TooFewSurvivors):
+        few.open()
+    silent = LocalRound(config, {})
+    silent.open()
+    with pytest.raises(TooFewSurvivors):
+        silent.finish()
+    assert few._clients == silent._clients == {}
 
 
 def test_a_vector_is_refused_from_a_dropped_client_and_twice_from_one_client() -> None:

@@ -1,18 +1,16 @@
 """What the server never holds: a walk through everything it can reach, and through everything it was sent."""
 
 import ast
-import gc
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from secagg_harness import Federation, fixed_entropy, make_config, random_vectors, run_local
+from secagg_walk import Words, forbidden, holds, masked_forms, traces
 
 import secagg
 from secagg import LocalRound, RoundConfig, Stage, to_ring
@@ -21,72 +19,19 @@ from secagg.client import AwaitDelivery, AwaitRoster, AwaitVector
 from secagg.errors import PeerMisbehaved
 from secagg.keys import channel_keys
 from secagg.local import SERVER
-from secagg.messages import Message
+from secagg.messages import MaskedVector, Message
 from secagg.prg import apply_masks
-from secagg.ring import pack
+from secagg.ring import add_packed, pack
+from secagg.server import Server
 from secagg.wire import encode
 
 PACKAGE = Path(secagg.__file__).parent
-Words = NDArray[np.uint32]
 
 
-def reachable(root: object) -> Iterator[bytes]:
-    """The bytes of every array and byte string reachable from `root`, arrays' bases included."""
-    code = (ModuleType, type, FunctionType, BuiltinFunctionType)
-    todo, seen = [root], set[int]()
-    keep = []  # so that no id is used twice
-    while todo:
-        value = todo.pop()
-        if id(value) in seen or isinstance(value, code):
-            continue
-        seen.add(id(value))
-        keep.append(value)
-        if isinstance(value, np.ndarray):
-            yield value.tobytes()
-            todo.append(value.base)
-        elif isinstance(value, bytes | bytearray | memoryview):
-            yield bytes(value)
-        elif isinstance(value, MethodType):
-            todo.append(value.__self__)
-        todo.extend(gc.get_referents(value))
-
-
-def traces(words: Words, bits: int) -> set[bytes]:
-    """Byte strings that show that `words` (or eight neighbours of it) are stored in any of the usual forms."""
-    small = words & np.uint32(2**bits - 1)
-    found = set()
-    for start in (0, small.size // 2, small.size - 8):
-        part = small[start : start + 8]
-        signed = secagg.from_ring(part, bits)
-        found |= {pack(part, bits), part.tobytes(), part.astype(np.int64).tobytes()}
-        found |= {signed.tobytes(), signed.astype(np.int32).tobytes()}
-        found |= {signed.astype(np.float64).tobytes(), signed.astype(np.float32).tobytes()}
-    return found
-
-
-def forbidden(federation_states: dict[int, AwaitVector], vectors: dict[int, Words], bits: int) -> set[bytes]:
-    """For each client its vector, the vector with one kind of mask only, and every partial plain sum."""
-    found: set[bytes] = set()
-    running = np.zeros_like(next(iter(vectors.values())))
-    for count, (client, words) in enumerate(vectors.items(), start=1):
-        state = federation_states[client]
-        self_mask_only, pairwise_only = words.copy(), words.copy()
-        apply_masks(self_mask_only, add=state.add[:1], subtract=())
-        apply_masks(pairwise_only, add=state.add[1:], subtract=state.subtract)
-        running = running + words
-        for value in (words, self_mask_only, pairwise_only, *([running] if count < len(vectors) else [])):
-            found |= traces(value, bits)
-    return found
-
-
-def holds(root: object, needles: set[bytes], bits: int) -> bool:
-    for stored in reachable(root):
-        forms = [stored]
-        if len(stored) % 4 == 0:  # accumulators carry more bits than the ring
-            forms.append((np.frombuffer(stored, np.uint32) & np.uint32(2**bits - 1)).tobytes())
-        if any(needle in form for form in forms for needle in needles):
-            return True
-    return False
+def unpacked(packed: bytes, config: RoundConfig) -> Words:
+    words = np.zeros(config.dim, np.uint32)
+    add_packed(words, packed, config.bits)
+    return words
 
 
 @pytest.mark.parametrize("bits", [16, 24, 32])
@@ -117,11 +62,68 @@ def test_nothing_that_the_server_reaches_or_receives_holds_an_unmasked_word(bits
     assert holds(server, traces(to_ring(result.vector, bits), bits), bits)  # the sum is there to be found
 
 
+def server_keeps_a_masked_vector(bits: int) -> bool:
+    """Whether the server of a round can reach, once a second one has been added, any form of a masked vector."""
+    config = make_config(5, dim=64, bits=bits)
+    masked: list[Words] = []
+
+    def tap(source: int, destination: int, message: Message) -> None:
+        if isinstance(message, MaskedVector):
+            masked.append(unpacked(message.packed, config))
+
+    local = LocalRound(config, {config.clients[1]: Stage.AFTER_MASKED}, tap=tap)
+    vectors = random_vectors(config)
+    kept = False
+    for client in local.open():
+        local.submit(client, vectors[client])
+        if len(masked) == 1:  # the accumulator is the first masked vector
+            assert holds(local._server, traces(masked[0], bits), bits)
+        else:
+            kept |= holds(local._server, masked_forms(masked, bits), bits)
+    local.finish()
+    return kept | holds(local._server, masked_forms(masked, bits), bits)
+
+
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_the_server_keeps_nothing_of_a_masked_vector_but_the_accumulator(bits: int) -> None:
+    assert not server_keeps_a_masked_vector(bits)
+
+
+HOARDS: dict[str, Callable[[MaskedVector, Words], object]] = {
+    "message": lambda message, accumulator: message,
+    "packed": lambda message, accumulator: memoryview(message.packed),
+    "closure": lambda message, accumulator: lambda: message,
+    "default": lambda message, accumulator: lambda kept=message: kept,
+    "builtin method": lambda message, accumulator: [message].append,
+    "history of the accumulator": lambda message, accumulator: accumulator.copy(),
+}
+
+
+@pytest.mark.parametrize("hoard", HOARDS)
+def test_a_server_that_keeps_masked_vectors_is_found_out(hoard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hoarder(Server):
+        def receive(self, message: Message) -> None:
+            super().receive(message)
+            if isinstance(message, MaskedVector):
+                accumulator = self._state.accumulator  # type: ignore[union-attr]
+                self.__dict__.setdefault("hoard", []).append(HOARDS[hoard](message, accumulator))
+
+    monkeypatch.setattr("secagg.local.Server", Hoarder)
+    assert server_keeps_a_masked_vector(24)
+
+
 def test_the_walk_finds_a_vector_that_is_hidden_anywhere_in_the_server() -> None:
     config = make_config(5, dim=64)
     words = to_ring(random_vectors(config)[config.clients[0]], 24)
     needles = traces(words, 24)
-    hideouts = [words, words[8:40], {"a": [(words.astype(np.int64),)]}, pack(words, 24), words.reshape(8, 8)[1:]]
+    hideouts: list[object] = [
+        words,
+        words[8:40],
+        {"a": [(words.astype(np.int64),)]},
+        pack(words, 24),
+        words.reshape(8, 8)[1:],
+    ]
+    hideouts += [lambda: words, lambda kept=words: kept, [words].append, words.tobytes().decode]
     for hideout in (*hideouts, memoryview(words.tobytes()), words + np.uint32(2**24), secagg.from_ring(words, 24)):
         federation = Federation(config).advertise().share()
         assert not holds(federation.server, needles, 24)
@@ -139,7 +141,7 @@ def masked_vectors(config: RoundConfig, value: int) -> dict[int, bytes]:
     sent: dict[int, bytes] = {}
 
     def tap(source: int, destination: int, message: Message) -> None:
-        if isinstance(message, secagg.messages.MaskedVector):
+        if isinstance(message, MaskedVector):
             sent[source] = message.packed
 
     run_local(config, {client: np.full(config.dim, value) for client in config.clients}, tap=tap)

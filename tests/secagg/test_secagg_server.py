@@ -107,6 +107,48 @@ def test_a_second_message_of_a_client_and_a_strangers_are_refused_and_the_sum_is
     assert np.array_equal(total_of(federation.reveal()), sum(VECTORS.values()))
 
 
+SMALL_ORDER = bytes([0xEC]) + bytes([0xFF]) * 30 + bytes([0x7F])  # minus one
+
+
+@pytest.mark.parametrize(
+    ("alter", "text"),
+    [
+        (lambda own, other: replace(own, channel_key=other.channel_key), "client 28 repeats a public key"),
+        (lambda own, other: replace(own, channel_key=other.mask_key), "client 28 repeats a public key"),
+        (lambda own, other: replace(own, mask_key=other.channel_key), "client 28 repeats a public key"),
+        (lambda own, other: replace(own, mask_key=other.mask_key), "client 28 repeats a public key"),
+        (lambda own, other: replace(own, mask_key=own.channel_key), "client 28 repeats a public key"),
+        (lambda own, other: replace(own, channel_key=bytes(32)), "client 28 advertised a public key of small order"),
+        (lambda own, other: replace(own, mask_key=SMALL_ORDER), "client 28 advertised a public key of small order"),
+    ],
+)
+@pytest.mark.parametrize("present", [CONFIG.clients[:1], CONFIG.clients[:-1]], ids=["second", "last"])
+def test_keys_over_which_the_clients_would_abort_are_refused_and_the_round_goes_on(
+    alter: Callable[[Advertise, Advertise], Advertise], text: str, present: tuple[int, ...]
+) -> None:
+    federation = Federation(CONFIG)
+    greetings = {client: machine.greeting for client, machine in federation.clients.items()}
+    for client in present:
+        federation.server.receive(greetings[client])
+    with pytest.raises(PeerMisbehaved, match=text):
+        federation.server.receive(alter(greetings[LOST], greetings[ME]))
+    for client in CONFIG.clients[len(present) : -1]:
+        federation.server.receive(greetings[client])
+    federation.rosters = federation.server.deadline()
+    del federation.clients[LOST]
+    federation.share().deliver().mask(VECTORS).reveal()
+    assert np.array_equal(total_of(federation), sum(VECTORS[client] for client in CONFIG.clients[:-1]))
+
+
+def test_a_client_whose_keys_were_refused_may_still_send_good_ones() -> None:
+    federation = Federation(CONFIG)
+    greeting = federation.clients[ME].greeting
+    with pytest.raises(PeerMisbehaved, match="client 10 repeats"):
+        federation.server.receive(replace(greeting, mask_key=greeting.channel_key))
+    federation.advertise().share().deliver().mask(VECTORS).reveal()
+    assert np.array_equal(total_of(federation), sum(VECTORS.values()))
+
+
 def test_a_vector_of_another_length_is_refused_and_leaves_the_accumulator() -> None:
     federation = Federation(CONFIG).advertise().share().deliver()
     for size in (0, 119, 121, 160):
