@@ -13,7 +13,7 @@ Line = tuple[str, str | None]  # text and its style on a terminal
 # title, width; the four epsilon columns are joined where no epsilon holds
 _PLAIN_COLUMNS = (("rnd", 4), ("clients", 8), ("drop", 5), ("rec", 4), ("steps", 6))
 _EPSILON_COLUMNS = (("eps +", 7), ("spent", 7), ("left", 7), ("PLD", 7), ("RDP", 7))
-_COST_COLUMNS = (("noise x", 8), ("public", 8), ("upload", 9), ("time", 7))
+_COST_COLUMNS = (("noise x", 8), ("public", 8), ("upload", 9))
 _LOCAL_COLUMNS = (
     ("impl", "accuracy_implicit", 6),
     ("expl", "accuracy_explicit", 6),
@@ -24,6 +24,7 @@ _LOCAL_COLUMNS = (
     ("snr", "snr", 7),
     ("empty", "empty_batches", 6),
 )
+_TIME_WIDTH = 7  # local too: it depends on sample sizes and lengths of private pairs
 _PARTS = ("accuracy_implicit", "accuracy_explicit", "accuracy_combined", "rewards/margins")
 
 
@@ -66,7 +67,7 @@ def column_lines(info: RunInfo) -> list[str]:
     """The two head lines of the per-round table."""
     columns = [*_PLAIN_COLUMNS, *_EPSILON_COLUMNS, *_COST_COLUMNS]
     left = "".join(title.rjust(width) for title, width in columns)
-    right = "".join(title.rjust(width) for title, _, width in _LOCAL_COLUMNS)
+    right = "".join(title.rjust(width) for title, _, width in _LOCAL_COLUMNS) + "time".rjust(_TIME_WIDTH)
     claim = f"epsilon of the worst client, delta {info.delta:g}" if info.private else NOT_PRIVATE
     return [f"{f'released ({claim})':^{len(left)}} | {LOCAL:^{len(right)}}".rstrip(), f"{left} | {right}"]
 
@@ -96,13 +97,12 @@ def round_line(report: RoundReport) -> str:
         number(report.noise_multiplier),
         number(report.released.get("accuracy_implicit")),
         size(report.upload_bytes),
-        f"{report.seconds:.1f}s",
     )
     left += _cells(cost, [width for _, width in _COST_COLUMNS])
     right = _cells(
         [_local(report.local, name) for _, name, _ in _LOCAL_COLUMNS], [width for *_, width in _LOCAL_COLUMNS]
     )
-    return f"{left} | {right}"
+    return f"{left} | {right}{f'{report.seconds:.1f}s'.rjust(_TIME_WIDTH)}"
 
 
 def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResult) -> list[Line]:

@@ -44,8 +44,8 @@ def write_config(folder: Path, config: Config) -> None:
     _replace_text(folder / CONFIG, dump_config(config))
 
 
-def save_adapter(folder: Path, task: FedPDPO, state: GlobalState, *, base: str) -> Path:
-    """Write the shared adapter with peft; `base` is the path or id it must be loaded on. No product code is needed."""
+def save_adapter(folder: Path, task: FedPDPO, state: GlobalState, *, base: str, claim: str) -> Path:
+    """Write the shared adapter with peft; `base` is the path or id it must be loaded on, `claim` what its card says."""
     task.set_lora(state.lora)
     model = task.backbone.model
     model.peft_config["default"].base_model_name_or_path = base
@@ -53,7 +53,7 @@ def save_adapter(folder: Path, task: FedPDPO, state: GlobalState, *, base: str) 
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         model.save_pretrained(scratch, save_embedding_layers=False)
-        (Path(scratch) / "README.md").write_text(_card(task.config, state, base), encoding="utf-8")
+        (Path(scratch) / "README.md").write_text(_card(task.config, state, base, claim), encoding="utf-8")
         for file in Path(scratch).iterdir():
             os.replace(file, target / file.name)
     return target
@@ -89,19 +89,11 @@ def _replace_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _card(config: Config, state: GlobalState, base: str) -> str:
-    privacy = config.privacy
-    claim = "NOT PRIVATE: trained without differential privacy."
-    if privacy.unit == "pair":
-        claim = (
-            "Pair-level DP-SGD at every client (unit: one preference pair, add or remove one; "
-            f"clip norm {privacy.clip_norm:g}, Poisson rate {privacy.sample_rate:g}, delta {privacy.delta:g}). "
-            "The epsilon spent is in the run's `rounds.csv` and is recomputed by `fedpdpo ledger verify`."
-        )
+def _card(config: Config, state: GlobalState, base: str, claim: str) -> str:
     return (
         f"---\nbase_model: {base}\nlibrary_name: peft\npipeline_tag: text-generation\n"
         "tags: [dpo, federated, differential-privacy, lora]\n---\n\n"
         f"# Shared LoRA adapter after round {state.round_index}\n\n"
         f"Method `{config.method.name}`, {config.federation.clients} clients, DPO with beta {config.dpo.beta:g}.\n\n"
-        f"## Privacy\n\n{claim}\nClients' personal parts are not in this folder and never left their owners.\n"
+        f"## Privacy\n\n{claim}\n\nClients' personal parts are not in this folder and never left their owners.\n"
     )

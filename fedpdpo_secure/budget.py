@@ -7,21 +7,26 @@ client's, because clients hold disjoint pairs.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpdpo_secure.config import Config, ConfigError
-from privacy.accounting import Bound, epsilon
+from fedpdpo_secure.config import Config, ConfigError, config_digest
+from fedpdpo_secure.methods import Method
+from fedpdpo_secure.partition_identity import check_partition
+from privacy.accounting import Bound, epsilon, worst
 from privacy.calibration import noise_multiplier
 from privacy.events import Event, NonPrivate, gaussian_event
 from privacy.ledger import Ledger, Reservation, default_root, ledger_path
-from privacy.ledger_view import export
+from privacy.ledger_view import charged_events, export
+
+NOISE_TAIL = 1.1e-17  # mass that the normal transform leaves beyond 8.57 standard deviations, per coordinate and draw
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """Public privacy plan of a run with `privacy.unit: pair`."""
+    """Public privacy plan of a run."""
 
     budget: float  # epsilon that may be spent; inf: no finite budget
     delta: float
@@ -29,13 +34,18 @@ class BudgetPlan:
     event: Event  # of one client in one round
 
     def projected(self, rounds: int) -> Bound:
-        """The bound after `rounds` rounds."""
+        """The bound after `rounds` rounds of this plan alone."""
         return epsilon([self.event] * rounds, self.delta)
 
 
 def plan_budget(config: Config) -> BudgetPlan:
-    """Calibrate the noise to the budget over all planned rounds. Raises ConfigError when that is impossible."""
+    """Calibrate the noise to the budget over all planned rounds; without DP the event is `NonPrivate`.
+
+    Raises ConfigError when no noise reaches the budget.
+    """
     privacy, federation = config.privacy, config.federation
+    if privacy.unit == "none":
+        return BudgetPlan(math.inf, privacy.delta, 0.0, NonPrivate("privacy.unit: none"))
     assert federation.local_steps is not None
     sigma = privacy.noise_multiplier
     if sigma is None:
@@ -49,6 +59,23 @@ def plan_budget(config: Config) -> BudgetPlan:
             raise ConfigError(f"privacy.epsilon: {error}") from error
     budget = math.inf if privacy.epsilon is None else privacy.epsilon
     return BudgetPlan(budget, privacy.delta, sigma, _round_event(config, sigma))
+
+
+def check_delta(config: Config, coordinates: int) -> None:
+    """Refuse a delta so small that the tail the noise generator lacks would show in it. Raises ConfigError."""
+    steps = config.federation.rounds * (config.federation.local_steps or 1)
+    missing = NOISE_TAIL * coordinates * steps
+    if config.privacy.unit == "pair" and missing > 1e-3 * config.privacy.delta:
+        raise ConfigError(
+            f"privacy.delta: {config.privacy.delta:g} must be above {1e3 * missing:.2g} for {coordinates} coordinates "
+            f"and {steps} steps (the noise ends at 8.57 standard deviations)"
+        )
+
+
+def keeps_ledgers(config: Config, method: Method) -> bool:
+    """Whether the run's releases are recorded: all that is private, and all that data not declared public releases."""
+    releases = method.aggregated or method.pooled
+    return releases and (config.privacy.unit == "pair" or not config.data.public)
 
 
 def _round_event(config: Config, sigma: float) -> Event:
@@ -77,7 +104,14 @@ class ClientLedgers:
         self._config, self._plan = config, plan
         self._root, self._output = ledger_root(config, output_dir), output_dir
         self._clients = tuple(clients)
-        self._run_id = output_dir.name
+        self._run_id = f"{output_dir.name}-{secrets.token_hex(4)}"
+        self._context = {
+            "config": config_digest(config),
+            "clip_norm": config.privacy.clip_norm,
+            "expected_batch": config.privacy.expected_batch or 0.0,
+            "unaccounted_releases": "; ".join(config.privacy.unaccounted_releases),
+        }
+        check_partition(config, self._root, self._clients)
 
     def _open(self, client: str) -> Ledger:
         # An infinite event is only allowed where no finite budget is promised.
@@ -99,14 +133,13 @@ class ClientLedgers:
         reservations = {}
         for index in participants:
             with self._open(self._clients[index]) as ledger:
-                reservations[index] = ledger.reserve(self._plan.event, run_id=self._run_id, round_index=round_index)
+                reservations[index] = ledger.reserve(self._plan.event, self._run_id, round_index, self._context)
         return reservations
 
-    def commit(self, reservations: dict[int, Reservation], event: Event) -> None:
-        """Record that the round's release happened as planned."""
-        for index, reservation in reservations.items():
-            with self._open(self._clients[index]) as ledger:
-                ledger.commit(reservation, event)
+    def commit(self, reservation: Reservation, index: int, event: Event) -> None:
+        """Record what one client did. Raises CommitMismatch, after charging it, if it was more than the plan."""
+        with self._open(self._clients[index]) as ledger:
+            ledger.commit(reservation, event)
 
     def export(self) -> None:
         """Copy the ledgers into the run folder where they live elsewhere (data not declared public)."""
@@ -119,8 +152,16 @@ class ClientLedgers:
 
     def spent(self) -> Bound:
         """The largest client's bound."""
+        return self._worst(0)
+
+    def projected(self, rounds: int) -> Bound:
+        """The largest client's bound if `rounds` more rounds were charged."""
+        return self._worst(rounds)
+
+    def _worst(self, rounds: int) -> Bound:
         bounds = []
         for client in self._clients:
             with self._open(client) as ledger:
-                bounds.append(ledger.epsilon())
-        return max(bounds, key=lambda bound: bound.epsilon)
+                events = [*charged_events(ledger.records), *[self._plan.event] * rounds]
+            bounds.append(epsilon(events, self._plan.delta))
+        return worst(bounds)

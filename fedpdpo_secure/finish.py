@@ -12,7 +12,7 @@ from fedpdpo_secure.measurement import client_metrics, keeps_own_parts, public_m
 from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import LOCAL, RunResult
-from fedpdpo_secure.run_info import finite_epsilon, noise_kind
+from fedpdpo_secure.run_info import claim_text, finite_epsilon, noise_kind
 from fedpdpo_secure.serving import evaluate_serving, fit_serving, wants_serving
 from privacy.accounting import Bound
 
@@ -24,7 +24,7 @@ def finish(
     folder: Path,
     state: GlobalState,
     *,
-    budget: BudgetPlan | None,
+    budget: BudgetPlan,
     spent: Bound | None,
     stopped: str | None,
     base: str,
@@ -32,7 +32,9 @@ def finish(
 ) -> RunResult:
     """Fit serving copies where asked, measure what clients serve and the shared adapter alone, write metrics.json."""
     task, config = prepared.task, prepared.task.config
-    adapter = save_adapter(folder, task, state, base=base)
+    claim = claim_text(config, budget, spent)
+    adapter = save_adapter(folder, task, state, base=base, claim=claim)
+    delta = budget.delta if config.privacy.unit != "none" else None
     split = config.evaluation.final_split
     shared = client_metrics(prepared, state, split, personal=False) if task.method.aggregated else {}
     if wants_serving(config) and not task.method.pooled:
@@ -48,14 +50,15 @@ def finish(
         "rounds": state.round_index,
         "unit": config.privacy.unit,
         "epsilon": finite_epsilon(spent),
-        "delta": None if budget is None else budget.delta,
+        "delta": delta,
+        "claim": claim,
         "released": released,
         LOCAL: {"served": metrics, "shared adapter alone": shared, "untrained": untrained},
     }
     return RunResult(
         rounds=state.round_index,
         epsilon=finite_epsilon(spent),
-        delta=None if budget is None else budget.delta,
+        delta=delta,
         unit=config.privacy.unit,
         noise=noise_kind(config, budget),
         output_dir=folder,

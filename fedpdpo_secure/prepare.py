@@ -21,6 +21,7 @@ from fedpdpo_secure.data.pairs import Federation
 from fedpdpo_secure.methods import choose_method
 from fedpdpo_secure.model.backbone import Backbone, load_backbone, load_tokenizer
 from fedpdpo_secure.model.policy import reference_logps
+from fedpdpo_secure.model.separable import check_separable
 from fedpdpo_secure.pairs.packing import TokenPair, collate, tokenize_pair
 from fedpdpo_secure.pairs.store import SPLITS, PairStore, physical_batches, write_stores
 from fedpdpo_secure.progress import Progress
@@ -58,12 +59,13 @@ def prepare(config: Config, output_dir: Path, progress: Progress, *, fresh: bool
     federation, tokenizer, base_path = _data_and_tokenizer(config, progress)
     backbone = load_backbone(config, base_path)
     _check_length(config, backbone)
+    check_separable(backbone, config.dpo.max_length)
     root = output_dir / "personal"
     method = choose_method(config)
     task = FedPDPO(config, method, backbone, root)
-    if fresh:
+    if fresh:  # a resumed run keeps its pairs: references belong to them row by row
         shutil.rmtree(root, ignore_errors=True)
-    write_stores(root, _token_pairs(config, federation, tokenizer, pooled=method.pooled))
+        write_stores(root, _token_pairs(config, federation, tokenizer, pooled=method.pooled))
     names = [POOLED] if method.pooled else list(federation.clients)
     for name in [*federation.clients, *([POOLED] if method.pooled else []), PUBLIC]:
         _cache_references(root, name, backbone)

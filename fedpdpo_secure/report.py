@@ -120,7 +120,7 @@ def report_values(report: RoundReport, *, local: bool = True) -> dict[str, Any]:
         elif item.name == "local":
             if local:
                 values[LOCAL] = {name: finite(number) for name, number in value.items()}
-        else:
+        elif local or item.name != "seconds":  # wall time depends on sample sizes and lengths of private pairs
             values[item.name] = finite(value)
     values |= {"private": report.private, "claim": report.claim}
     return values

@@ -6,7 +6,7 @@ Plain and secure aggregation differ in one object. Nothing per client reaches th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from fedpdpo_secure.task import Client, FedPDPO
 from fedpdpo_secure.vector import MeanUpdate, VectorPlan
 from privacy.entropy import Entropy
 from privacy.events import Event, NonPrivate
+from privacy.ledger import Reservation
 from secagg import FixedPoint, RoundSum, Stage
 
 ClientDone = Callable[[int, int, str], None]
@@ -61,34 +62,46 @@ def run_round(
     """
     started = time.perf_counter()
     config, round_index = task.config, plan.round_index
-    online = [c.index for c in clients if scheduled_drops(config, round_index).get(c.index) is not Stage.BEFORE_KEYS]
+    drops = scheduled_drops(config, round_index)
+    online = [index for index in range(config.federation.clients) if drops.get(index) is not Stage.BEFORE_KEYS]
     reservations = ledgers.reserve(round_index, online) if ledgers is not None else {}
     if not task.method.aggregated:
-        return _alone(task, state, clients, plan, entropy, done, started)
+        outcome = _alone(task, state, clients, plan, entropy, done, started)
+        _commit(ledgers, reservations, dict.fromkeys(reservations), planned_event)
+        return outcome
 
     vectors = vector_plan(config, task, round_index, clients)
     aggregation = open_aggregation(config, round_index, vectors.dim, state.lora)
-    locals_, clipped = _train_and_submit(task, state, clients, plan, vectors, aggregation, entropy, done)
-    for local in locals_:
-        if planned_event is not None and not isinstance(planned_event, NonPrivate) and local.event != planned_event:
-            raise EventMismatch(f"round {round_index}: charged {planned_event}, trained {local.event}")
+    locals_, clipped = _train_and_submit(task, state, clients, plan, vectors, aggregation, entropy, done, planned_event)
     total = aggregation.finish()
     mean = vectors.decode(total.vector, len(total.survivors))
     lora = apply_mean(task, state.lora, round_index, mean)
-    if ledgers is not None and planned_event is not None:
-        ledgers.commit(reservations, planned_event)
+    _commit(ledgers, reservations, {index: local.event for index, local in locals_.items()}, planned_event)
     return RoundOutcome(
         GlobalState(round_index, lora),
         total,
         mean.loss,
-        _local_means(locals_),
+        _local_means(list(locals_.values())),
         clipped,
         time.perf_counter() - started,
     )
 
 
+def _commit(
+    ledgers: ClientLedgers | None,
+    reservations: Mapping[int, Reservation],
+    events: Mapping[int, Event | None],
+    planned_event: Event | None,
+) -> None:
+    """Record what each client did; one that dropped out before its vector stays reserved, which is charged the same."""
+    if ledgers is None or planned_event is None:
+        return
+    for index, event in events.items():
+        ledgers.commit(reservations[index], index, event or planned_event)
+
+
 def vector_plan(config: Config, task: FedPDPO, round_index: int, clients: Sequence[Client]) -> VectorPlan:
-    """The vector of a round. Without DP the pairs bound is the declared size; undeclared, the largest count is public."""
+    """The vector of a round. Without DP an undeclared size makes the largest client's count a public value."""
     bound = config.data.pairs_per_client or max(len(client.train) for client in clients)
     encoding = FixedPoint(
         bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=config.federation.clients
@@ -110,18 +123,26 @@ def _train_and_submit(
     aggregation: Aggregation,
     entropy: Entropy,
     done: ClientDone,
-) -> tuple[list[LocalUpdate], int]:
-    """Every awaited client trains, encodes and submits; its update is dropped before the next one starts."""
-    kept, clipped = [], 0
+    planned_event: Event | None,
+) -> tuple[dict[int, LocalUpdate], int]:
+    """Every awaited client trains, encodes and submits; its update is dropped before the next one starts.
+
+    Raises EventMismatch before a vector leaves whose noise is not what was charged.
+    """
+    kept: dict[int, LocalUpdate] = {}
+    clipped = 0
     awaited = aggregation.open()
     for count, index in enumerate(awaited, start=1):
         client = clients[index]
         local = task.train_locally(state.lora, client, plan, entropy.child("client", index, plan.round_index))
+        if planned_event is not None and not isinstance(planned_event, NonPrivate) and local.event != planned_event:
+            where = f"client {client.name}, round {plan.round_index}"
+            raise EventMismatch(f"{where}: charged {planned_event}, trained {local.event}; nothing was sent")
         rounding = np.random.default_rng([plan.seed, 0x50, index, plan.round_index])
         vector, beyond = vectors.encode(local, rounding)
         aggregation.submit(index, vector)
         clipped += beyond
-        kept.append(LocalUpdate(np.zeros(0), local.pairs, local.loss, local.steps, local.event, local.local))
+        kept[index] = LocalUpdate(np.zeros(0), local.pairs, local.loss, local.steps, local.event, local.local)
         done(count, len(awaited), client.name)
     return kept, clipped
 

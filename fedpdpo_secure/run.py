@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpdpo_secure.artefacts import claim_folder, keep_base, save_adapter, write_config
-from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, plan_budget
+from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, check_delta, keeps_ledgers, plan_budget
 from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
 from fedpdpo_secure.config import Config, config_digest
 from fedpdpo_secure.finish import finish
@@ -17,7 +17,7 @@ from fedpdpo_secure.prepare import BUILTIN_MODEL, Prepared, prepare
 from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import LOCAL, RunResult, append_report, read_reports, write_reports
 from fedpdpo_secure.round import run_round
-from fedpdpo_secure.run_info import make_info, round_report
+from fedpdpo_secure.run_info import claim_text, make_info, round_report
 from privacy.accounting import Bound
 from privacy.entropy import Entropy
 from privacy.ledger import BudgetExceeded
@@ -31,7 +31,7 @@ class Run:
     folder: Path
     digest: str
     prepared: Prepared
-    budget: BudgetPlan | None
+    budget: BudgetPlan
     ledgers: ClientLedgers | None
     entropy: Entropy
     base: str
@@ -46,34 +46,43 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     `RunResult.stopped` says so.
     """
     folder = claim_folder(config, resume=resume)
-    budget = plan_budget(config) if config.privacy.unit == "pair" else None
+    budget = plan_budget(config)
     prepared = prepare(config, folder, progress, fresh=not resume)
-    write_config(folder, config)
+    check_delta(config, prepared.task.layout(1).size)
     run = _make_run(config, folder, prepared, budget, progress)
+    write_config(folder, config)
     state = _first_state(run, resume=resume)
-    progress.started(make_info(config, prepared, budget, state, folder))
-    stopped = None
-    spent = run.ledgers.spent() if run.ledgers is not None else None
-    while state.round_index < config.federation.rounds:
-        try:
-            state, spent = _one_round(run, state, spent)
-        except BudgetExceeded as error:
-            stopped = str(error)
-            break
-    if run.ledgers is not None:
-        run.ledgers.export()
+    left = config.federation.rounds - state.round_index
+    projected = run.ledgers.projected(left) if run.ledgers is not None else None
+    progress.started(make_info(config, prepared, budget, state, folder, projected))
+    try:
+        state, spent, stopped = _rounds(run, state)
+    finally:
+        if run.ledgers is not None:
+            run.ledgers.export()
     return finish(
         run.prepared, run.folder, state, budget=budget, spent=spent, stopped=stopped, base=run.base, progress=progress
     )
 
 
-def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPlan | None, progress: Progress) -> Run:
+def _rounds(run: Run, state: GlobalState) -> tuple[GlobalState, Bound | None, str | None]:
+    """All rounds that are left: (last state, spent, why the run stopped early)."""
+    spent = run.ledgers.spent() if run.ledgers is not None else None
+    while state.round_index < run.config.federation.rounds:
+        try:
+            state, spent = _one_round(run, state, spent)
+        except BudgetExceeded as error:
+            return state, spent, str(error)
+    return state, spent, None
+
+
+def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPlan, progress: Progress) -> Run:
+    ledgers = None
+    if keeps_ledgers(config, prepared.task.method):
+        ledgers = ClientLedgers(config, budget, folder, prepared.federation.clients)
     base = prepared.base_path
     if config.model_name_or_path == BUILTIN_MODEL:
         base = keep_base(folder, base)
-    ledgers = None
-    if budget is not None and prepared.task.method.aggregated:
-        ledgers = ClientLedgers(config, budget, folder, prepared.federation.clients)
     seed = config.privacy.insecure_seed
     entropy = Entropy.os() if seed is None else Entropy.seeded(seed)
     return Run(config, folder, config_digest(config), prepared, budget, ledgers, entropy, base, progress)
@@ -89,22 +98,27 @@ def _first_state(run: Run, *, resume: bool) -> GlobalState:
     write_reports(run.folder, [r for r in read_reports(run.folder) if r.round_index <= state.round_index])
     if not resume:
         save_checkpoint(run.folder, state, run.digest)
-    save_adapter(run.folder, run.prepared.task, state, base=run.base)
+    _save_adapter(run, state, run.ledgers.spent() if run.ledgers is not None else None)
     return state
+
+
+def _save_adapter(run: Run, state: GlobalState, spent: Bound | None) -> None:
+    claim = claim_text(run.config, run.budget, spent)
+    save_adapter(run.folder, run.prepared.task, state, base=run.base, claim=claim)
 
 
 def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[GlobalState, Bound | None]:
     """Train, sum, measure, record one round; on disk in an order from which a crash never under-reports."""
     started = time.perf_counter()
     round_index = state.round_index + 1
-    plan = local_plan(run.config, round_index, run.budget.noise_multiplier if run.budget is not None else 0.0)
+    plan = local_plan(run.config, round_index, run.budget.noise_multiplier)
     outcome = run_round(
         run.prepared.task,
         state,
         run.prepared.clients,
         plan,
         run.ledgers,
-        planned_event=run.budget.event if run.ledgers is not None and run.budget is not None else None,
+        planned_event=run.budget.event if run.ledgers is not None else None,
         entropy=run.entropy,
         done=lambda done, total, name: run.progress.client(round_index, done, total, name),
     )
@@ -120,7 +134,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         seconds=time.perf_counter() - started,
     )  # fmt: skip
     append_report(run.folder, report)
-    save_adapter(run.folder, run.prepared.task, outcome.state, base=run.base)
+    _save_adapter(run, outcome.state, spent)
     save_checkpoint(run.folder, outcome.state, run.digest)
     for client in run.prepared.clients:
         run.prepared.task.states.prune(client.name, round_index)

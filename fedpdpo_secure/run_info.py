@@ -16,11 +16,15 @@ from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
 from privacy.accounting import Bound
+from privacy.events import NonPrivate
+
+ADVERSARY = "honest-but-curious server, other clients, readers of the adapter"
+PUBLIC_DATA = "public data: budgets of several runs are not composed"
 
 
-def noise_kind(config: Config, budget: BudgetPlan | None) -> str:
+def noise_kind(config: Config, budget: BudgetPlan) -> str:
     """`local` for cryptographic noise at each client, `seeded` for tests, `none`."""
-    if budget is None or budget.noise_multiplier == 0:
+    if budget.noise_multiplier == 0:
         return "none"
     return "local" if config.privacy.insecure_seed is None else "seeded"
 
@@ -30,13 +34,32 @@ def finite_epsilon(bound: Bound | None) -> float | None:
     return None if bound is None or not math.isfinite(bound.epsilon) else bound.epsilon
 
 
+def claim_text(config: Config, budget: BudgetPlan, spent: Bound | None) -> str:
+    """What may be said of the released adapter, in words: epsilon never without what it means."""
+    privacy = config.privacy
+    if isinstance(budget.event, NonPrivate) or spent is None or not math.isfinite(spent.epsilon):
+        reason = budget.event.reason if isinstance(budget.event, NonPrivate) else "what the ledger holds is not private"
+        return f"NOT PRIVATE: {reason}."
+    lines = [
+        f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} for each client against: {ADVERSARY}. Unit: one "
+        "preference pair of the training set, add or remove one; noise at every client, so the federation's epsilon is "
+        f"the largest client's. Accountant: {spent.accountant} (dp-accounting {version('dp-accounting')}); Poisson "
+        f"sample at rate {privacy.sample_rate:g}; clip norm {privacy.clip_norm:g}; "
+        f"noise multiplier {budget.noise_multiplier:.4g}.",
+        "Chosen on private data and not charged: "
+        + ("; ".join(privacy.unaccounted_releases) or "nothing declared")
+        + ".",
+    ]
+    return "\n".join([*lines, *([f"{PUBLIC_DATA}."] if config.data.public else [])])
+
+
 def make_info(
-    config: Config, prepared: Prepared, budget: BudgetPlan | None, state: GlobalState, folder: Path
+    config: Config, prepared: Prepared, budget: BudgetPlan, state: GlobalState, folder: Path, projected: Bound | None
 ) -> RunInfo:
-    """What is known before the first round."""
+    """What is known before the first round; `projected` is the worst ledger's bound after the last one."""
     federation, privacy, method = config.federation, config.privacy, prepared.task.method
     vectors = vector_plan(config, prepared.task, 1, prepared.clients)
-    projected = budget.projected(federation.rounds) if budget is not None else None
+    private = privacy.unit != "none"
     return RunInfo(
         task=config.task,
         method=method.name,
@@ -50,12 +73,12 @@ def make_info(
         parameters=vectors.size,
         unit=privacy.unit,
         noise=noise_kind(config, budget),
-        delta=None if budget is None else budget.delta,
-        budget=None if budget is None or math.isinf(budget.budget) else budget.budget,
+        delta=budget.delta if private else None,
+        budget=None if math.isinf(budget.budget) else budget.budget,
         epsilon_projected=finite_epsilon(projected),
         accountant=f"{projected.accountant if projected else 'none'} (dp-accounting {version('dp-accounting')})",
-        sampler=f"Poisson, rate {privacy.sample_rate:g}" if budget is not None else "shuffled passes",
-        noise_multiplier=0.0 if budget is None else budget.noise_multiplier,
+        sampler=f"Poisson, rate {privacy.sample_rate:g}" if private else "shuffled passes",
+        noise_multiplier=budget.noise_multiplier,
         clip_norm=privacy.clip_norm,
         sample_rate=privacy.sample_rate,
         expected_batch=privacy.expected_batch,
@@ -83,7 +106,7 @@ def round_report(
     *,
     before: Bound | None,
     spent: Bound | None,
-    budget: BudgetPlan | None,
+    budget: BudgetPlan,
     released: Mapping[str, float],
     local: Mapping[str, float],
     seconds: float,
@@ -92,7 +115,7 @@ def round_report(
     total = outcome.total
     names = [client.name for client in prepared.clients]
     now, earlier = finite_epsilon(spent), finite_epsilon(before)
-    left = None if budget is None or now is None or math.isinf(budget.budget) else max(0.0, budget.budget - now)
+    left = None if now is None or math.isinf(budget.budget) else max(0.0, budget.budget - now)
     return RoundReport(
         round_index=outcome.state.round_index,
         clients=len(names),
@@ -105,8 +128,8 @@ def round_report(
         epsilon_pld=spent.pld if spent is not None and now is not None else None,
         epsilon_rdp=spent.rdp if spent is not None and now is not None else None,
         epsilon_left=left,
-        delta=None if budget is None else budget.delta,
-        noise_multiplier=0.0 if budget is None else budget.noise_multiplier,
+        delta=budget.delta if config.privacy.unit != "none" else None,
+        noise_multiplier=budget.noise_multiplier,
         sample_rate=config.privacy.sample_rate,
         clip_norm=config.privacy.clip_norm,
         unit=config.privacy.unit,

@@ -132,6 +132,7 @@ class PrivacySection(Section):
     ledger_root: str | None = None
     insecure_seed: int | None = None  # tests only: reproducible noise, epsilon infinite
     allow_unsound: bool = False
+    unaccounted_releases: list[str] = Field(default_factory=list)  # what was chosen on private data without a charge
     raise_budget_reason: str | None = None  # recorded when an existing ledger's budget is changed
 
 

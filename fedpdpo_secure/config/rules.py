@@ -106,6 +106,10 @@ def _check_privacy(config: Config) -> None:
         raise ConfigError(f"privacy.epsilon: {privacy.epsilon} must be above 0 (inf means clip only)")
     if privacy.noise_multiplier is not None and not math.isfinite(privacy.noise_multiplier):
         raise ConfigError("privacy.noise_multiplier: must be finite")
+    if config.data.public_fraction and not config.data.public:
+        raise ConfigError(
+            "data.public_fraction: rows of data that is not public cannot be made public; use another file"
+        )
     size = config.data.pairs_per_client
     if size is None:
         raise ConfigError(

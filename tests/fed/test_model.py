@@ -13,6 +13,7 @@ from fedpdpo_secure.model.layout import ParamLayout, assign, flatten
 from fedpdpo_secure.model.lora import lora_parameters, shared_parameters
 from fedpdpo_secure.model.personal import PersonalParts, PersonalPlan
 from fedpdpo_secure.model.policy import Policy, reference_logps
+from fedpdpo_secure.model.separable import check_separable
 from fedpdpo_secure.pairs.packing import collate
 from tests.fed.builders import ARCHITECTURES, small_config, small_model, token_pairs
 
@@ -158,3 +159,31 @@ def test_bfloat16_backbone_keeps_adapter_and_scores_in_float32() -> None:
     scores = Policy(backbone, personal)(collate(token_pairs(3)))
     assert scores.logps.dtype == torch.float32
     assert torch.equal(scores.logps, reference_logps(backbone, collate(token_pairs(3))))
+
+
+def test_a_model_whose_position_encoding_looks_at_the_whole_batch_is_refused() -> None:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [40.0] * 4, "rope_theta": 10000.0}
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM(
+        Phi3Config(
+            vocab_size=97,
+            max_position_embeddings=256,
+            original_max_position_embeddings=32,
+            rope_parameters={**rope, "original_max_position_embeddings": 32},
+            pad_token_id=0,
+            initializer_range=0.5,
+            **sizes,
+        )
+    ).eval()
+    backbone = wrap_backbone(model, small_config())
+    check_separable(backbone, 24)  # never beyond the original context: rows are independent
+    with pytest.raises(ConfigError, match="pairs beside it"):
+        check_separable(backbone, 128)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_supported_architectures_score_each_row_by_itself(architecture: str) -> None:
+    check_separable(wrap_backbone(small_model(architecture), small_config()), 64)

@@ -1,0 +1,72 @@
+"""Who owns which pair must not change under one data identity, or a pair could spend its budget twice.
+
+A ledger belongs to a client's name; names and owners follow from the partition. So the first run over data that is not
+declared public writes down what decides the partition, and a later run that would deal the rows otherwise is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpdpo_secure.config import Config, ConfigError
+from privacy.ledger import default_root, ledger_path
+
+FILE = "partition.json"
+
+
+def check_partition(config: Config, root: Path, clients: Sequence[str]) -> None:
+    """Compare with the partition recorded under `root`, or record it. Raises ConfigError naming what differs."""
+    if config.data.public:
+        _check_truly_public(config)
+        return
+    folder = ledger_path(root, config.data.id, clients[0]).parent
+    path, wanted = folder / FILE, _identity(config, clients)
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in wanted.items():
+            if known.get(name) != value:
+                raise ConfigError(
+                    f"data.id: {config.data.id} was dealt with {name} = {known.get(name)!r}, now {value!r}; a pair "
+                    "could be charged to two ledgers. Use another data.id only for other data"
+                )
+        return
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(wanted, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _identity(config: Config, clients: Sequence[str]) -> dict[str, object]:
+    """Everything public that decides which client a row belongs to and whether it trains."""
+    data = config.data
+    return {
+        "dataset_name": config.dataset_name,
+        "seed": config.seed,
+        "clients": list(clients),
+        "partition": data.partition,
+        "label_column": data.label_column,
+        "dirichlet_alpha": data.dirichlet_alpha,
+        "group_column": data.group_column,
+        "where": {name: sorted(values) for name, values in sorted(data.where.items())},
+        "fractions": [
+            data.validation_fraction,
+            data.test_fraction if data.test is None else None,
+            data.public_fraction,
+        ],
+    }
+
+
+def _check_truly_public(config: Config) -> None:
+    """Data that has a ledger of its own was private once; calling it public would hide what it spent."""
+    roots = {default_root(), *([Path(config.privacy.ledger_root)] if config.privacy.ledger_root else [])}
+    for root in roots:
+        if (ledger_path(root, config.data.id, "any").parent / FILE).exists():
+            raise ConfigError(
+                f"data.public: true, but {config.data.id} has ledgers under {root}; it is not public data"
+            )
