@@ -1,12 +1,12 @@
 """From a configuration to a validated `Federation`: one pass to check and deal every row, then streams on demand.
 
 Between passes only whole numbers per row stay in memory. Nothing is handed out before every row has parsed and every
-client has a training pair.
+client has a training pair. Who owns a row and in which split it is depend on that row and the configuration alone
+(`partition`); the configured name `round_robin` deals groups to equal clients by hash.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,9 +17,9 @@ from fedpdpo_secure.config.models import Config
 from fedpdpo_secure.config.rules import BUILTIN_DATA
 from fedpdpo_secure.data import partition, synthetic
 from fedpdpo_secure.data.pairs import PUBLIC_CLIENT, DataError, Federation, PreferencePair
-from fedpdpo_secure.data.partition import LEFT_OUT, PUBLIC, Roster, Scan, Split
-from fedpdpo_secure.data.scan import chat_render, scan_source
-from fedpdpo_secure.data.shapes import Render, parse_row
+from fedpdpo_secure.data.partition import LEFT_OUT, PUBLIC, Roster, Split
+from fedpdpo_secure.data.scan import Scan, chat_render, read_row, scan_source
+from fedpdpo_secure.data.shapes import Render
 from fedpdpo_secure.data.sources import Source, open_source
 
 if TYPE_CHECKING:
@@ -28,11 +28,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One source with the owner (int32[n]) and split (int8[n]) of each of its rows."""
+    """One source with the owner (int32[n]), split (int8[n]) and identity (uint64[n]) of each of its rows."""
 
     source: Source
     owner: np.ndarray
     split: np.ndarray
+    row: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """Everything a stream needs."""
+
+    parts: tuple[_Part, ...]
+    roster: Roster
+    config: Config
+    render: Render | None
 
 
 def load_federation(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> Federation:
@@ -47,67 +58,84 @@ def load_federation(config: Config, tokenizer: PreTrainedTokenizerBase | None) -
     """
     if config.dataset_name == BUILTIN_DATA:
         return synthetic.make_federation(config)
-    data, render, hash_key = config.data, chat_render(tokenizer), os.urandom(16)
+    data, render = config.data, chat_render(tokenizer)
     source = open_source(config.dataset_name, revision=data.revision, where=data.where)
-    main = scan_source(source, config, render, hash_key, known=None)
-    roster = _roster(main.scan, config)
-    parts, notes = [_deal_main(source, main.scan, roster, config)], []
+    main = scan_source(source, config, render, lambda group: _split_of(group, config), known=None)
+    roster = _roster(main.labels, config)
+    parts, notes = [_bounded(_dealt(source, main, roster), roster, config)], []
     dropped = int((parts[0].owner == LEFT_OUT).sum())
     if dropped:
-        notes.append(f"{dropped} training pairs left out by data.pairs_per_client = {data.pairs_per_client}")
+        notes.append(
+            f"{dropped} training pairs left out by data.pairs_per_client = {data.pairs_per_client}; "
+            "unit: one pair of the selected training set"
+        )
     if data.test is not None:
         same = data.test.partition(":")[0] == config.dataset_name.partition(":")[0]  # another split of one hub data set
         test_source = open_source(data.test, revision=data.revision if same else None, where=data.where)
-        test = scan_source(test_source, config, render, hash_key, known=main.scan.labels)
+        test = scan_source(test_source, config, render, lambda group: Split.TEST, known=main.labels)
         if test.templated != main.templated:
             raise DataError(f"data.test: {test_source.label} and {source.label} must both be conversational or neither")
-        parts.append(_deal_test(test_source, test.scan, roster, config))
-        shared = int(np.isin(test.keys, main.keys).sum())
+        parts.append(_dealt(test_source, test, roster))
+        shared = int(np.isin(test.group, main.group).sum())
         if shared:
             notes.append(f"{shared} pairs of {test_source.label} share their group with pairs of {source.label}")
     counts = _counts(parts, roster)
     _check_clients(counts, roster, config)
+    dealt = _Dealt(tuple(parts), roster, config, render)
     return Federation(
         clients=roster.names,
         counts=counts,
-        example=next(pair for pair in _stream(parts, roster, render) if pair.split == "train"),
+        example=next(pair for pair in _stream(dealt) if pair.split == "train"),
         source=" and ".join(part.source.label for part in parts),
         templated=main.templated,
         notes=tuple(notes),
-        stream=lambda: _stream(parts, roster, render),
-        public_stream=lambda: _public_texts(parts, roster, render),
+        stream=lambda: _stream(dealt),
+        public_stream=lambda: _public_texts(dealt),
     )
 
 
-def _roster(scan: Scan, config: Config) -> Roster:
-    clients, labels = config.federation.clients, len(scan.labels)
-    if config.data.partition in ("round_robin", "dirichlet"):
-        alpha = config.data.dirichlet_alpha if config.data.partition == "dirichlet" else None
-        return partition.numbered_roster(clients, synthetic.client_names(clients), labels, alpha, config.seed)
-    sizes = np.bincount(scan.label, minlength=labels)
-    return partition.column_roster(scan.labels, sizes, clients, f"column {config.data.partition}")
-
-
-def _deal_main(source: Source, scan: Scan, roster: Roster, config: Config) -> _Part:
-    data, clients = config.data, len(roster.names)
-    public = partition.choose_public(scan, data.public_fraction, config.seed)
-    owner = partition.deal(scan, roster, ~public, config.seed)
-    split = partition.split_clients(
-        scan,
-        owner,
+def _split_of(group: str, config: Config) -> Split:
+    data = config.data
+    return partition.split_of(
+        group,
+        seed=config.seed,
+        public=data.public_fraction,
         validation=data.validation_fraction,
         test=data.test_fraction if data.test is None else 0.0,
-        clients=clients,
-        seed=config.seed,
     )
-    if data.pairs_per_client is not None:
-        owner = partition.cap_training(owner, split, cap=data.pairs_per_client, clients=clients, seed=config.seed)
-    return _Part(source, owner, split)
 
 
-def _deal_test(source: Source, scan: Scan, roster: Roster, config: Config) -> _Part:
-    owner = partition.deal(scan, roster, np.ones(len(scan.group), dtype=bool), config.seed, test=True)
-    return _Part(source, owner, np.full(len(owner), Split.TEST, dtype=np.int8))
+def _roster(labels: tuple[str, ...], config: Config) -> Roster:
+    clients = config.federation.clients
+    if config.data.partition in ("round_robin", "dirichlet"):
+        alpha = config.data.dirichlet_alpha if config.data.partition == "dirichlet" else None
+        return partition.numbered_roster(synthetic.client_names(clients), labels, alpha, config.seed)
+    return partition.column_roster(labels, clients, f"column {config.data.partition}")
+
+
+def _dealt(source: Source, scan: Scan, roster: Roster) -> _Part:
+    owner = partition.deal(scan.label, scan.group, roster)
+    owner[scan.split == Split.PUBLIC] = PUBLIC
+    return _Part(source, owner, scan.split, scan.row)
+
+
+def _bounded(part: _Part, roster: Roster, config: Config) -> _Part:
+    """At most data.pairs_per_client training pairs per client: cut public data to it, refuse private data above it.
+
+    Within a cap one pair can displace another, which would make "one pair more or less" a change of two.
+    """
+    cap = config.data.pairs_per_client
+    if cap is None:
+        return part
+    train = part.owner[(part.split == Split.TRAIN) & (part.owner >= 0)]
+    over = np.flatnonzero(np.bincount(train, minlength=len(roster.names)) > cap)
+    if len(over) and not config.data.public:
+        raise DataError(
+            f"client {roster.names[over[0]]}: has more training pairs than data.pairs_per_client = {cap} declares; "
+            "raise it (a cap on private data would let one pair displace another)"
+        )
+    owner = partition.cap_training(part.owner, part.split, part.row, cap=cap)
+    return _Part(part.source, owner, part.split, part.row)
 
 
 def _counts(parts: list[_Part], roster: Roster) -> dict[str, dict[str, int]]:
@@ -132,29 +160,28 @@ def _check_clients(counts: dict[str, dict[str, int]], roster: Roster, config: Co
         )
 
 
-def _stream(parts: list[_Part], roster: Roster, render: Render | None) -> Iterator[PreferencePair]:
-    for part in parts:
-        count = len(part.owner)
-        index = -1
-        for index, (number, row) in enumerate(part.source.read()):
-            if index >= count:
-                break
-            owner = int(part.owner[index])
-            if owner == LEFT_OUT:
-                continue
-            texts = parse_row(row, part.source.at(number), render)
-            client = PUBLIC_CLIENT if owner == PUBLIC else roster.names[owner]
-            split = Split(int(part.split[index])).name.lower()
-            yield PreferencePair(texts.prompt, texts.chosen, texts.rejected, client, split)
-        if index != count - 1:
-            raise DataError(f"{part.source.label}: its rows changed while it was read")
+def _stream(dealt: _Dealt) -> Iterator[PreferencePair]:
+    for part in dealt.parts:
+        changed = f"{part.source.label}: its rows changed while it was read"
+        seen = 0
+        for number, fields in part.source.read():
+            row = read_row(fields, part.source.at(number), dealt.config, dealt.render)
+            if seen == len(part.owner) or row.identity(dealt.config.seed) != part.row[seen]:
+                raise DataError(changed)
+            owner, split = int(part.owner[seen]), Split(int(part.split[seen])).name.lower()
+            seen += 1
+            if owner != LEFT_OUT:
+                client = PUBLIC_CLIENT if owner == PUBLIC else dealt.roster.names[owner]
+                yield PreferencePair(row.texts.prompt, row.texts.chosen, row.texts.rejected, client, split)
+        if seen != len(part.owner):
+            raise DataError(changed)
 
 
-def _public_texts(parts: list[_Part], roster: Roster, render: Render | None) -> Iterator[str]:
+def _public_texts(dealt: _Dealt) -> Iterator[str]:
     """Both answers of every public pair: a language model's start should not know which was preferred."""
-    if not any((part.owner == PUBLIC).any() for part in parts):
+    if not any((part.owner == PUBLIC).any() for part in dealt.parts):
         return
-    for pair in _stream(parts, roster, render):
+    for pair in _stream(dealt):
         if pair.client == PUBLIC_CLIENT:
             yield pair.prompt + pair.chosen
             yield pair.prompt + pair.rejected

@@ -1,22 +1,26 @@
-"""Which client owns which row, and in which split: whole numbers in, whole numbers out, no text anywhere.
+"""Which client owns which row, and in which split: a function of that row alone and of the public configuration.
 
-Rows come as a `Scan` (one label and one group per row). Groups, not rows, are dealt and split, so that a prompt never
-stands in two splits of one client. Every choice comes from generators seeded by (seed, purpose).
+Every choice compares a keyed hash of the row's group with public fractions; the key is (version, seed, purpose). No
+count, rank or order of appearance enters, so one row more or less moves no other row: the same holds for what each
+client trains on, and for the largest loss over clients. Sizes are therefore expected, never exact. What stays the same
+between the two neighbouring data sets, the set of labels and the list of clients, is public.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from itertools import pairwise
+from enum import IntEnum, StrEnum
+from functools import cache
 
 import numpy as np
 
 from fedpdpo_secure.data.pairs import PUBLIC_CLIENT, DataError
 
 PUBLIC, LEFT_OUT = -1, -2  # owners that are no client
+VERSION = 1  # of the mapping from texts to owners and splits
 _RESERVED = frozenset({PUBLIC_CLIENT, "pooled"})  # folders beside those of clients
 
 
@@ -27,22 +31,14 @@ class Split(IntEnum):
     PUBLIC = 3
 
 
-class _Purpose(IntEnum):
-    PUBLIC = 1
-    DEAL = 2
-    SHARES = 3
-    SPLIT = 4
-    CAP = 5
-    DEAL_TEST = 6
+class Purpose(StrEnum):
+    """What a hash is drawn for; hashes of different purposes are independent."""
 
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What the first pass over a source keeps of its rows."""
-
-    labels: tuple[str, ...]  # the values of the partition (or Dirichlet label) column; one empty string for round robin
-    label: np.ndarray  # int32[n], index into labels
-    group: np.ndarray  # int64[n], 0 .. number of groups - 1 in order of first appearance
+    OWNER = "owner"
+    PUBLIC = "public"
+    SPLIT = "split"
+    SHARES = "shares"
+    CAP = "cap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +46,46 @@ class Roster:
     """Clients in alphabetical order, and who takes the rows of each label."""
 
     names: tuple[str, ...]
-    members: tuple[np.ndarray, ...]  # per label: int64 client indices its groups are dealt to in turn
-    shares: np.ndarray | None  # float64[labels, clients] (Dirichlet), rows summing to 1
+    members: tuple[np.ndarray, ...]  # per label: int64 indices of the clients that share its groups
+    shares: np.ndarray | None  # float64[labels, clients] (Dirichlet), rows summing to 1; None: equal shares
 
 
-def numbered_roster(clients: int, names: tuple[str, ...], labels: int, alpha: float | None, seed: int) -> Roster:
-    """`clients` equal clients; with `alpha`, they take each label's rows in proportions from Dirichlet(alpha)."""
+def draw(text: str, *, seed: int, purpose: Purpose) -> int:
+    """64 uniform bits that depend on nothing but `text`, `seed` and `purpose` (keyed BLAKE2b)."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=_key(seed, purpose), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def split_of(group: str, *, seed: int, public: float, validation: float, test: float) -> Split:
+    """The split of a whole group: PUBLIC with chance `public`, else TEST or VALIDATION with theirs, else TRAIN."""
+    if draw(group, seed=seed, purpose=Purpose.PUBLIC) < public * 2.0**64:
+        return Split.PUBLIC
+    place = draw(group, seed=seed, purpose=Purpose.SPLIT) * 2.0**-64
+    if place < test:
+        return Split.TEST
+    return Split.VALIDATION if place < test + validation else Split.TRAIN
+
+
+def numbered_roster(names: tuple[str, ...], labels: Sequence[str], alpha: float | None, seed: int) -> Roster:
+    """Equal clients; with `alpha`, they take each label's groups in proportions from Dirichlet(alpha).
+
+    The proportions of a label are seeded by its own text, so that they do not depend on the other labels.
+    """
+    clients = len(names)
     shares = None
     if alpha is not None:
-        shares = _rng(seed, _Purpose.SHARES).dirichlet(np.full(clients, alpha), size=labels)
-    return Roster(names, tuple(np.arange(clients) for _ in range(labels)), shares)
+        shares = np.empty((len(labels), clients))
+        for index, label in enumerate(labels):
+            rng = np.random.default_rng(draw(label, seed=seed, purpose=Purpose.SHARES))
+            shares[index] = rng.dirichlet(np.full(clients, alpha))
+    return Roster(names, (np.arange(clients),) * len(labels), shares)
 
 
-def column_roster(labels: Sequence[str], sizes: np.ndarray, clients: int, field: str) -> Roster:
-    """One client per value, or sub-clients "value-0", "value-1", ... shared out evenly, the biggest values first.
+def column_roster(labels: Sequence[str], clients: int, field: str) -> Roster:
+    """One client per value, or sub-clients "value-0", "value-1", ... shared out evenly, the remainder to the first.
 
     Args:
-        sizes: int64[labels], rows of each value.
+        labels: the values in sorted order.
 
     Raises:
         DataError: more values than clients, or two values whose names cannot be told apart.
@@ -74,11 +93,9 @@ def column_roster(labels: Sequence[str], sizes: np.ndarray, clients: int, field:
     if len(labels) > clients:
         raise DataError(f"{field}: {len(labels)} values but federation.clients = {clients}; each value needs a client")
     base, extra = divmod(clients, len(labels))
-    biggest = sorted(range(len(labels)), key=lambda index: (-int(sizes[index]), labels[index]))
-    parts = {index: base + (place < extra) for place, index in enumerate(biggest)}
     named: list[tuple[str, int]] = []
     for index, label in enumerate(labels):
-        name, count = client_name(label, field), parts[index]
+        name, count = client_name(label, field), base + (index < extra)
         width = len(str(count - 1))
         named += [(name, index)] if count == 1 else [(f"{name}-{part:0{width}d}", index) for part in range(count)]
     if len({name.casefold() for name, _ in named}) < len(named):
@@ -97,82 +114,43 @@ def client_name(value: str, field: str) -> str:
     return name
 
 
-def choose_public(scan: Scan, fraction: float, seed: int) -> np.ndarray:
-    """bool[n]: whole groups, together at most `fraction` of the rows, that no client gets."""
-    return _pick_groups(scan.group, fraction * len(scan.group), _rng(seed, _Purpose.PUBLIC))
+def deal(label: np.ndarray, group: np.ndarray, roster: Roster) -> np.ndarray:
+    """int32[n]: the owner of every row: its own label names the clients, the hash of its group picks one of them.
 
+    With members m and position u in [0, 1) this is m[floor(u * len(m))], or the member whose cumulative share holds u.
 
-def deal(scan: Scan, roster: Roster, free: np.ndarray, seed: int, *, test: bool = False) -> np.ndarray:
-    """int32[n]: the owner of every row where `free` (bool[n]) is true, PUBLIC elsewhere.
-
-    With a column, a row follows its own value; otherwise a group follows the label of its first row.
+    Args:
+        label: int[n], index into the labels of `roster`.
+        group: uint64[n], `draw` of each row's group for Purpose.OWNER.
     """
-    owner = np.full(len(scan.group), PUBLIC, dtype=np.int32)
-    rng = _rng(seed, _Purpose.DEAL_TEST if test else _Purpose.DEAL)
-    label = scan.label
-    if roster.shares is not None and len(label):
-        first = np.unique(scan.group, return_index=True)[1]
-        label = label[first][scan.group]
+    owner = np.empty(len(label), dtype=np.int32)
+    place = (group >> np.uint64(11)) * 2.0**-53  # exact, and below 1
+    if roster.shares is None:
+        sizes = np.array([len(members) for members in roster.members])
+        start = np.cumsum(sizes) - sizes
+        taker = start[label] + np.floor(place * sizes[label]).astype(np.int64)
+        owner[:] = np.concatenate(roster.members)[taker]
+        return owner
     for index, members in enumerate(roster.members):
-        rows = np.flatnonzero(free & (label == index))
-        groups, place = np.unique(scan.group[rows], return_inverse=True)
-        turn = rng.permutation(len(groups))  # group -> its place in the seeded order
-        if roster.shares is None:
-            owner[rows] = members[turn % len(members)][place]
-        else:
-            edges = np.cumsum(roster.shares[index]) * len(groups)
-            taker = np.minimum(np.searchsorted(edges, turn + 0.5), len(members) - 1)
-            owner[rows] = members[taker][place]
+        rows = np.flatnonzero(label == index)
+        taker = np.searchsorted(np.cumsum(roster.shares[index]), place[rows], side="right")
+        owner[rows] = members[np.minimum(taker, len(members) - 1)]  # the sum may end a rounding error below 1
     return owner
 
 
-def split_clients(
-    scan: Scan, owner: np.ndarray, *, validation: float, test: float, clients: int, seed: int
-) -> np.ndarray:
-    """int8[n] of Split: inside every client, whole groups go to test, then validation, then train."""
-    split = np.where(owner == PUBLIC, Split.PUBLIC, Split.TRAIN).astype(np.int8)
-    for client, rows in enumerate(_rows_of_clients(owner, clients)):
-        rng = _rng(seed, _Purpose.SPLIT, client)
-        total = len(rows)
-        for kind, fraction in ((Split.TEST, test), (Split.VALIDATION, validation)):
-            rest = rows[split[rows] == Split.TRAIN]
-            split[rest[_pick_groups(scan.group[rest], fraction * total, rng)]] = kind
-    return split
+def cap_training(owner: np.ndarray, split: np.ndarray, row: np.ndarray, *, cap: int) -> np.ndarray:
+    """`owner` with a client's training rows LEFT_OUT, all but the `cap` of smallest `row` (uint64[n], their hash).
 
-
-def cap_training(owner: np.ndarray, split: np.ndarray, *, cap: int, clients: int, seed: int) -> np.ndarray:
-    """`owner` with each client's training rows beyond the first `cap` of a seeded order LEFT_OUT."""
+    One row more displaces at most one other. Rows of equal hash stand in file order: they are copies of each other.
+    """
+    train = np.flatnonzero((split == Split.TRAIN) & (owner >= 0))
+    order = train[np.lexsort((row[train], owner[train]))]
+    place = np.arange(len(order)) - np.searchsorted(owner[order], owner[order])  # within the client
     kept = owner.copy()
-    for client, rows in enumerate(_rows_of_clients(owner, clients)):
-        rows = rows[split[rows] == Split.TRAIN]
-        if len(rows) > cap:
-            order = _rng(seed, _Purpose.CAP, client).permutation(len(rows))
-            kept[rows[order[cap:]]] = LEFT_OUT
+    kept[order[place >= cap]] = LEFT_OUT
     return kept
 
 
-def _rows_of_clients(owner: np.ndarray, clients: int) -> list[np.ndarray]:
-    order = np.argsort(owner, kind="stable")
-    edges = np.searchsorted(owner[order], np.arange(clients + 1))
-    return [order[start:stop] for start, stop in pairwise(edges)]
-
-
-def _pick_groups(group: np.ndarray, target: float, rng: np.random.Generator) -> np.ndarray:
-    """bool[n]: groups taken in a random order as long as they fit into `target` rows (rounded); never all of them."""
-    picked = np.zeros(len(group), dtype=bool)
-    room = round(target)
-    if room < 1 or not len(group):
-        return picked
-    _, place, sizes = np.unique(group, return_inverse=True, return_counts=True)
-    chosen = np.zeros(len(sizes), dtype=bool)
-    for index in rng.permutation(len(sizes)):
-        if sizes[index] <= room and chosen.sum() + 1 < len(sizes):
-            chosen[index] = True
-            room -= int(sizes[index])
-        if room < 1:
-            break
-    return chosen[place]
-
-
-def _rng(seed: int, purpose: _Purpose, client: int = 0) -> np.random.Generator:
-    return np.random.default_rng([seed, 100 + purpose, client])
+@cache
+def _key(seed: int, purpose: Purpose) -> bytes:
+    return hashlib.blake2b(f"fedpdpo partition {VERSION} {seed} {purpose}".encode(), digest_size=32).digest()

@@ -1,9 +1,10 @@
-"""The first pass over a source: every row parsed and checked, three whole numbers of it kept."""
+"""The first pass over a source: every row parsed and checked, a few whole numbers of it kept."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from fedpdpo_secure.config.models import Config
 from fedpdpo_secure.data.pairs import DataError
-from fedpdpo_secure.data.partition import Scan
+from fedpdpo_secure.data.partition import Purpose, Split, draw
 from fedpdpo_secure.data.shapes import Message, Render, Texts, parse_row
 from fedpdpo_secure.data.sources import Source, column_value
 
@@ -22,11 +23,28 @@ MAX_DIRICHLET_LABELS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
-    """A scan, and what two sources of one load are compared by."""
+class Row:
+    """What one row says."""
 
-    scan: Scan
-    keys: np.ndarray  # uint64[n], keyed hash of each row's group; comparable between sources of one load
+    texts: Texts
+    label: str  # its value of the partition (or Dirichlet label) column; empty for round robin
+    group: str
+
+    def identity(self, seed: int) -> int:
+        """64 bits that depend on nothing but what this row says, and `seed`."""
+        said = [self.label, self.group, self.texts.prompt, self.texts.chosen, self.texts.rejected]
+        return draw(json.dumps(said), seed=seed, purpose=Purpose.CAP)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the first pass keeps of `n` rows."""
+
+    labels: tuple[str, ...]  # sorted
+    label: np.ndarray  # int32[n], index into labels
+    group: np.ndarray  # uint64[n], keyed hash of the group, which decides the owner; comparable between sources
+    split: np.ndarray  # int8[n] of Split
+    row: np.ndarray  # uint64[n], identity of each row
     templated: bool
 
 
@@ -45,36 +63,60 @@ def chat_render(tokenizer: PreTrainedTokenizerBase | None) -> Render | None:
     return render
 
 
+def read_row(row: dict[str, object], where: str, config: Config, render: Render | None) -> Row:
+    """`row` parsed, with its label and group.
+
+    Raises:
+        DataError: a field is unfit; the line names it after `where`.
+    """
+    texts = parse_row(row, where, render)
+    column, grouped_by = _label_column(config), config.data.group_column
+    label = column_value(row, column, where) if column else ""
+    return Row(texts, label, texts.prompt if grouped_by is None else column_value(row, grouped_by, where))
+
+
 def scan_source(
-    source: Source, config: Config, render: Render | None, hash_key: bytes, *, known: tuple[str, ...] | None
-) -> Scanned:
-    """Parse every row, keep three numbers of it. With `known` labels any other is refused."""
-    column = _label_column(config)
+    source: Source,
+    config: Config,
+    render: Render | None,
+    split_of: Callable[[str], Split],
+    *,
+    known: tuple[str, ...] | None,
+) -> Scan:
+    """Parse every row, keep four numbers of it. `split_of` maps groups to splits; labels not `known` are refused."""
     limit = config.federation.clients if config.data.partition != "dirichlet" else MAX_DIRICHLET_LABELS
     labels = {name: index for index, name in enumerate(known or ())}
-    label, keys, templated = array("l"), array("Q"), None
-    for number, row in source.read():
+    label, group, split, identity, templated = array("l"), array("Q"), array("b"), array("Q"), None
+    for number, fields in source.read():
         where = source.at(number)
-        texts = parse_row(row, where, render)
-        if templated is not None and templated != texts.templated:
+        row = read_row(fields, where, config, render)
+        if templated is not None and templated != row.texts.templated:
             raise DataError(f"{where}: field chosen: conversational and plain rows cannot be mixed in one file")
-        templated = texts.templated
-        value = column_value(row, column, where) if column else ""
-        if value not in labels:
+        templated = row.texts.templated
+        if row.label not in labels:
             if known is not None:
-                raise DataError(f"{where}: field {column}: no training row has the value {value!r}")
+                raise DataError(f"{where}: field {_label_column(config)}: no training row has the value {row.label!r}")
             if len(labels) == limit:
-                raise DataError(f"{where}: field {column}: more than {limit} values ({_limit_reason(config)})")
-            labels[value] = len(labels)
-        label.append(labels[value])
-        keys.append(_group_key(row, texts, config.data.group_column, hash_key, where))
+                why = f"more than {limit} values ({_limit_reason(config)})"
+                raise DataError(f"{where}: field {_label_column(config)}: {why}")
+            labels[row.label] = len(labels)
+        label.append(labels[row.label])
+        group.append(draw(row.group, seed=config.seed, purpose=Purpose.OWNER))
+        split.append(split_of(row.group))
+        identity.append(row.identity(config.seed))
     if not len(label):
         raise DataError(f"{source.label}: holds no row" + (" that data.where keeps" if config.data.where else ""))
-    hashes = np.array(keys, dtype=np.uint64)
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))  # groups numbered by first appearance, whatever the hash key
-    return Scanned(Scan(tuple(labels), np.array(label, dtype=np.int32), rank[inverse]), hashes, bool(templated))
+    names = sorted(labels)
+    place = np.empty(len(names), dtype=np.int32)  # of each label as numbered so far, in sorted order
+    place[[labels[name] for name in names]] = np.arange(len(names))
+    return Scan(
+        labels=tuple(names),
+        label=place[np.array(label)],
+        group=np.array(group, dtype=np.uint64),
+        split=np.array(split, dtype=np.int8),
+        row=np.array(identity, dtype=np.uint64),
+        templated=bool(templated),
+    )
 
 
 def _label_column(config: Config) -> str | None:
@@ -85,9 +127,3 @@ def _label_column(config: Config) -> str | None:
 def _limit_reason(config: Config) -> str:
     dirichlet = config.data.partition == "dirichlet"
     return "too many for data.label_column" if dirichlet else "federation.clients; each value needs a client"
-
-
-def _group_key(row: dict[str, object], texts: Texts, column: str | None, hash_key: bytes, where: str) -> int:
-    group = texts.prompt if column is None else column_value(row, column, where)
-    digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), key=hash_key, digest_size=8)
-    return int.from_bytes(digest.digest(), "big")

@@ -1,8 +1,9 @@
-"""Rows are dealt to clients and splits exactly as configured, checked before use, and streamed afterwards."""
+"""Rows are dealt to clients and splits as configured, checked before use, and streamed afterwards."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tracemalloc
 from collections import Counter, defaultdict
@@ -58,6 +59,11 @@ def rows_of(federation: Federation) -> dict[str, list[tuple[str, str, int]]]:
     return found
 
 
+def near(found: float, groups: float, chance: float, rows: int = 2) -> bool:
+    """Whether a number of rows is within four standard errors of what hashing `groups` groups of `rows` rows gives."""
+    return abs(found - rows * groups * chance) < 4 * rows * math.sqrt(groups * chance * (1 - chance))
+
+
 def refusal(conf: Config, tokenizer=None) -> str:
     with pytest.raises(DataError) as caught:
         load_federation(conf, tokenizer)
@@ -100,25 +106,28 @@ def test_a_load_is_repeatable_and_the_seed_decides(path) -> None:
     assert rows_of(load_federation(other, None)) != first
 
 
-def test_splits_take_the_configured_shares(path) -> None:
+def test_splits_take_the_configured_shares_up_to_four_standard_errors(tmp_path) -> None:
+    path = write_rows(tmp_path / "pref.jsonl", make_rows(6000))
     federation = load_federation(config(path, clients=3, validation_fraction=0.1, test_fraction=0.3), None)
     for counts in federation.counts.values():
-        total = sum(counts.values())
-        assert abs(counts["test"] - 0.3 * total) <= 2  # groups of two rows
-        assert abs(counts["validation"] - 0.1 * total) <= 2
+        groups = sum(counts.values()) / 2
+        assert near(counts["test"], groups, 0.3)
+        assert near(counts["validation"], groups, 0.1)
 
 
 def test_as_many_values_as_clients_give_one_client_each(path) -> None:
     assert load_federation(config(path, clients=3), None).clients == ("d0", "d1", "d2")
 
 
-def test_fewer_values_are_split_evenly_the_biggest_first(path) -> None:
-    federation = load_federation(config(path, clients=7), None)
-    assert federation.clients == ("d0-0", "d0-1", "d1-0", "d1-1", "d2-0", "d2-1", "d2-2")  # d2 has most rows
+def test_fewer_values_share_the_clients_in_sorted_order_whatever_their_sizes(tmp_path) -> None:
+    federation = load_federation(config(write_rows(tmp_path / "pref.jsonl", make_rows(2400)), clients=7), None)
+    assert federation.clients == ("d0-0", "d0-1", "d0-2", "d1-0", "d1-1", "d2-0", "d2-1")  # d2 has most rows
     sizes = {client: sum(counts.values()) for client, counts in federation.counts.items()}
-    for domain in ("d0", "d1", "d2"):
-        parts = [size for client, size in sizes.items() if client.startswith(domain)]
-        assert max(parts) - min(parts) <= 2
+    for domain, groups, parts in (("d0", 300, 3), ("d1", 300, 2), ("d2", 600, 2)):
+        mine = [size for client, size in sizes.items() if client.startswith(domain)]
+        assert len(mine) == parts
+        assert sum(mine) == 2 * groups
+        assert all(near(size, groups, 1 / parts) for size in mine)
     for pair in federation.pairs():
         question = int(pair.prompt.split()[1][:-1])
         assert pair.client.startswith(f"d{min(question % 4, 2)}-")
@@ -164,29 +173,39 @@ def test_a_client_without_a_training_pair_is_named(tmp_path) -> None:
     assert "data.dirichlet_alpha = 0.01" in refusal(skewed)
 
 
-def test_a_single_group_goes_to_training_whatever_the_fractions(tmp_path) -> None:
-    rows = make_rows(9, domains=3, per_group=3)
-    federation = load_federation(config(write_rows(tmp_path / "a.jsonl", rows), 3, test_fraction=0.45), None)
-    assert all(counts == {"train": 3, "validation": 0, "test": 0} for counts in federation.counts.values())
-
-
-def test_training_pairs_are_capped_and_the_rest_is_reported(path) -> None:
+def test_training_pairs_of_public_data_are_capped_and_the_rest_is_reported(path) -> None:
     free = load_federation(config(path), None)
-    capped = load_federation(config(path, pairs_per_client=20), None)
+    capped = load_federation(config(path, pairs_per_client=20, public=True), None)
     left_out = 0
     for client in free.clients:
         assert capped.counts[client] == {**free.counts[client], "train": min(20, free.counts[client]["train"])}
         left_out += free.counts[client]["train"] - capped.counts[client]["train"]
-    assert capped.notes == (f"{left_out} training pairs left out by data.pairs_per_client = 20",)
+    assert capped.notes == (
+        f"{left_out} training pairs left out by data.pairs_per_client = 20; "
+        "unit: one pair of the selected training set",
+    )
     mine = {row for rows in rows_of(capped).values() for row in rows}
     assert mine < {row for rows in rows_of(free).values() for row in rows}
+
+
+def test_private_data_above_the_declared_bound_is_refused_and_at_the_bound_taken_whole(path) -> None:
+    free = load_federation(config(path), None)
+    most = max(free.counts[client]["train"] for client in free.clients)
+    over = next(client for client in free.clients if free.counts[client]["train"] == most)
+    message = refusal(config(path, pairs_per_client=most - 1))
+    assert message.startswith(
+        f"client {over}: has more training pairs than data.pairs_per_client = {most - 1} declares; raise it"
+    )
+    taken = load_federation(config(path, pairs_per_client=most), None)
+    assert (taken.counts, taken.notes) == (free.counts, ())
 
 
 def test_public_rows_belong_to_no_client_and_give_both_answers_as_texts(path) -> None:
     federation = load_federation(config(path, public_fraction=0.2), None)
     public = [pair for pair in federation.pairs() if pair.client == "public"]
     assert {pair.split for pair in public} == {"public"}
-    assert len(public) == federation.counts["public"]["public"] == 120
+    assert len(public) == federation.counts["public"]["public"]
+    assert near(len(public), 300, 0.2)
     assert list(federation.public_texts()) == [p.prompt + t for p in public for t in (p.chosen, p.rejected)]
     assert list(load_federation(config(path), None).public_texts()) == []
 
@@ -200,7 +219,7 @@ def test_a_test_file_is_dealt_to_the_clients_of_its_values(path, tmp_path) -> No
     for pair in tests:
         assert pair.client.startswith(f"d{min(int(pair.prompt.split()[2][:-1]) % 4, 2)}-")
     per_client = [federation.counts[client]["test"] for client in federation.clients if client.startswith("d2")]
-    assert max(per_client) - min(per_client) <= 2
+    assert all(near(count, 30, 1 / 4) for count in per_client)
     assert federation.notes == ()
 
 
@@ -289,13 +308,32 @@ def test_a_file_that_changes_under_the_stream_is_noticed(path) -> None:
             list(federation.pairs())
 
 
+def test_a_row_that_changes_under_the_stream_is_not_handed_out(path) -> None:
+    federation = load_federation(config(path), None)
+    before = [pair.chosen for pair in federation.pairs()]
+    for change in ({"chosen": " other"}, {"domain": "d1"}, {"prompt": "Question 1?"}):
+        rows = make_rows(600)
+        rows[300].update(change)
+        write_rows(Path(path), rows)
+        seen = []
+        with pytest.raises(DataError, match="changed while it was read"):
+            for pair in federation.pairs():
+                seen.append(pair.chosen)
+        assert seen == before[:300]
+    rows = make_rows(600)
+    rows[10], rows[500] = rows[500], rows[10]
+    write_rows(Path(path), rows)
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(federation.pairs())
+
+
 def test_memory_does_not_hold_the_texts(tmp_path) -> None:
     def peak(count: int) -> tuple[int, int]:
         rows = make_rows(count, per_group=4, text=" long text" * 100)
         file = write_rows(tmp_path / f"{count}.jsonl", rows)
         del rows
         tracemalloc.start()
-        federation = load_federation(config(file, public_fraction=0.1, pairs_per_client=100), None)
+        federation = load_federation(config(file, public_fraction=0.1, pairs_per_client=100, public=True), None)
         seen = sum(1 for _ in federation.pairs())
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
