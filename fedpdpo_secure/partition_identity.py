@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedpdpo_secure.config import Config, ConfigError
+from fedpdpo_secure.data.partition import VERSION
 from privacy.ledger import default_root, ledger_path
 
 FILE = "partition.json"
@@ -46,6 +47,7 @@ def _identity(config: Config, clients: Sequence[str]) -> dict[str, object]:
     """Everything public that decides which client a row belongs to and whether it trains."""
     data = config.data
     return {
+        "version": VERSION,
         "dataset_name": config.dataset_name,
         "seed": config.seed,
         "clients": list(clients),

@@ -23,7 +23,7 @@ class DataSection(Section):
         "demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
     )  # the owner's name of the data: the ledger's key
     public: bool = False  # True only for built-in and benchmark data: the ledger then lives in the run folder
-    partition: str = "client_id"  # a column, `round_robin`, or `dirichlet` (over `label_column`)
+    partition: str = "client_id"  # a column, `round_robin` (groups by hash), or `dirichlet` (over `label_column`)
     label_column: str | None = None  # what `dirichlet` skews
     dirichlet_alpha: float = Field(0.5, gt=0)
     group_column: str | None = None  # rows of one group never straddle a split (null: the prompt is the group)
@@ -32,7 +32,7 @@ class DataSection(Section):
     validation_fraction: float = Field(0.1, ge=0, lt=0.5)
     test_fraction: float = Field(0.2, ge=0, lt=0.5)
     public_fraction: float = Field(0.0, ge=0, lt=0.5)  # rows given to no client
-    pairs_per_client: int | None = Field(None, ge=1)  # declared public size: at most this many training pairs are used
+    pairs_per_client: int | None = Field(None, ge=1)  # declared public bound; more are refused, or capped if public
     revision: str | None = None  # hub revision
 
 
