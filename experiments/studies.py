@@ -21,6 +21,7 @@ from experiments.study import (
     Variant,
     best_round,
     read_scores,
+    rounds_table,
     run_cells,
     spread,
     table,
@@ -122,7 +123,13 @@ def _privacy_study(group: str, variants: tuple[Variant, ...]) -> Study:
                 untrained = [spread(run.untrained.get(key) for run in runs) for key in (IMPLICIT, OWN, IMPLICIT)]
                 rows.append(["untrained", *untrained, spread(run.untrained.get("worst_accuracy") for run in runs)])
             rows.append(_privacy_row(variant, runs))
-        return table(header, rows)
+        shown = [variant for variant in variants if variant.name in ("epsilon 8", "non-private")]
+        rounds = (
+            f"#### Round by round, {variant.name}, seed {seeds[0]}\n\n"
+            + rounds_table(Cell(variant, group, seeds[0], ()).folder(out))
+            for variant in shown
+        )
+        return "\n\n".join([table(header, rows), *rounds])
 
     return Study(cells, render)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedpdpo_secure.report import LOCAL
+from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, read_reports
 
 CONFIGS = Path(__file__).parent / "configs"
 OWN, IMPLICIT, EXPLICIT = "accuracy_combined", "accuracy_implicit", "accuracy_explicit"
@@ -100,6 +100,42 @@ def spread(values: Iterable[float | None]) -> str:
         return "-"
     deviation = statistics.stdev(known) if len(known) > 1 else 0.0
     return f"{statistics.mean(known):.3f} ± {deviation:.3f}"
+
+
+def rounds_table(folder: Path) -> str:
+    """The rounds of one run as a Markdown table; what is right of `upload` is local to the simulation."""
+    header = [
+        "round",
+        "clients",
+        "epsilon spent",
+        "left",
+        "RDP",
+        "public",
+        "upload, kB",
+        "implicit",
+        "combined",
+        "worst",
+    ]
+    rows = []
+    for report in read_reports(folder):
+        local = report.local
+        rows.append(
+            [
+                str(report.round_index),
+                f"{report.survivors}/{report.clients}",
+                NOT_PRIVATE if report.epsilon is None else f"{report.epsilon:.3f}",
+                *(decimals(value) for value in (report.epsilon_left, report.epsilon_rdp)),
+                decimals(report.released.get(IMPLICIT)),
+                f"{report.upload_bytes / 1000:.0f}",
+                *(decimals(local.get(key)) for key in (IMPLICIT, OWN, "worst_accuracy")),
+            ]
+        )
+    return table(header, rows)
+
+
+def decimals(value: float | None) -> str:
+    """Three decimals, or a dash where there is no number."""
+    return "-" if value is None or value != value else f"{value:.3f}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -108,7 +108,7 @@ def test_an_interrupted_run_resumes_to_the_epsilon_of_an_unbroken_one(
 
 def test_what_another_run_spent_on_the_same_data_stops_this_one_with_exit_4(workplace: Path) -> None:
     # The noise serves three rounds, and a run on the same private data has spent them already.
-    common = ["--set", "dataset_name=pairs.jsonl", "--set", "data.pairs_per_client=24", "--set", "data.id=spent"]
+    common = ["--set", "dataset_name=pairs.jsonl", "--set", "data.pairs_per_client=40", "--set", "data.id=spent"]
     assert fedpdpo(workplace, "data", "make", "made", "--clients", "5", "--pairs", "30")[0] == 0
     (workplace / "made" / "train.jsonl").rename(workplace / "pairs.jsonl")
     first = fedpdpo(workplace, "train", "config.yaml", "--output_dir", "first", *common)
