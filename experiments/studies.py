@@ -104,8 +104,10 @@ def _privacy_variants(private: str, free: str, epsilons: Sequence[str], local_ro
     alone = ("method.name=local", "lora.train=AB", f"federation.rounds={local_rounds}", *_EVALUATE)
     return (
         Variant(ALONE, free, alone),
-        *(Variant(f"epsilon {value}", private, (f"privacy.epsilon={value}",)) for value in epsilons),
-        Variant("clip only", private, ("privacy.epsilon=.inf",)),
+        *(
+            Variant("clip only" if value == ".inf" else f"epsilon {value}", private, (f"privacy.epsilon={value}",))
+            for value in epsilons
+        ),
         Variant("non-private", free),
     )
 
@@ -145,7 +147,7 @@ def _privacy_row(variant: Variant, runs: Sequence[Scores]) -> list[str]:
 
 STUDIES: dict[str, Study] = {
     "methods": Study(_method_cells, _method_table),
-    "privacy": _privacy_study("synthetic", _privacy_variants("quickstart.yaml", _FREE, ("1", "8"), 8)),
+    "privacy": _privacy_study("synthetic", _privacy_variants("quickstart.yaml", _FREE, ("1", "8", ".inf"), 8)),
     "real": _privacy_study(
         "pref_open", _privacy_variants("pref_open_eps8.yaml", "pref_open_nonprivate.yaml", ("8",), 4)
     ),
