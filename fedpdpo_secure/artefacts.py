@@ -35,7 +35,28 @@ def claim_folder(config: Config, *, resume: bool) -> Path:
         return folder
     if known.exists():
         raise RunFolderError(f"output_dir: {folder} already holds a run; use --resume {folder} or another folder")
+    _make_writable(folder)
     return folder
+
+
+def discard_unstarted(folder: Path) -> None:
+    """Remove what a refused run had prepared, so that the corrected one finds the folder as it was."""
+    if (folder / CONFIG).exists():
+        return
+    for name in ("personal", BASE):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _make_writable(folder: Path) -> None:
+    """Make `folder`, or raise RunFolderError if files cannot be put into it; `discard_unstarted` takes it back."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(f"output_dir: {folder} cannot be written ({error.strerror})") from error
 
 
 def write_config(folder: Path, config: Config) -> None:

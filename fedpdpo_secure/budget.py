@@ -112,6 +112,8 @@ class ClientLedgers:
             "unaccounted_releases": "; ".join(config.privacy.unaccounted_releases),
         }
         check_partition(config, self._root, self._clients)
+        for client in self._clients:  # a ledger that cannot serve this run is refused before anything is made
+            self._open(client).close()
 
     def _open(self, client: str) -> Ledger:
         # An infinite event is only allowed where no finite budget is promised.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpdpo_secure.artefacts import claim_folder, keep_base, save_adapter, write_config
+from fedpdpo_secure.artefacts import claim_folder, discard_unstarted, keep_base, save_adapter, write_config
 from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, check_delta, keeps_ledgers, plan_budget
 from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
 from fedpdpo_secure.config import Config, config_digest
@@ -46,15 +47,25 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     `RunResult.stopped` says so.
     """
     folder = claim_folder(config, resume=resume)
-    budget = plan_budget(config)
-    prepared = prepare(config, folder, progress, fresh=not resume)
-    check_delta(config, prepared.task.layout(1).size)
-    run = _make_run(config, folder, prepared, budget, progress)
-    write_config(folder, config)
+    try:
+        budget = plan_budget(config)
+        prepared = prepare(config, folder, progress, fresh=not resume)
+        check_delta(config, prepared.task.layout(1).size)
+        run = _make_run(config, folder, prepared, budget, progress)
+        write_config(folder, config)
+    except BaseException:
+        discard_unstarted(folder)
+        raise
     state = _first_state(run, resume=resume)
     left = config.federation.rounds - state.round_index
     projected = run.ledgers.projected(left) if run.ledgers is not None else None
     progress.started(make_info(config, prepared, budget, state, folder, projected))
+    if projected is not None and math.isfinite(budget.budget) and projected.epsilon > budget.budget:
+        progress.note(
+            f"the ledgers of {config.data.id} are not empty: all rounds would end at epsilon {projected.epsilon:.4g}, "
+            f"above the budget of {budget.budget:g}, so the run will stop early. Noise is calibrated for an unused "
+            "ledger; set privacy.noise_multiplier, or raise the budget with privacy.raise_budget_reason"
+        )
     try:
         state, spent, stopped = _rounds(run, state)
     finally:

@@ -173,7 +173,8 @@ class Ledger:
         if not reason:
             raise LedgerMismatch(
                 f"{self._file.path}: has budget {found.budget_epsilon:g} at delta {found.delta:g}, not "
-                f"{wanted.budget_epsilon:g} at {wanted.delta:g}; a change must be given a reason, which is recorded"
+                f"{wanted.budget_epsilon:g} at {wanted.delta:g}; a change must be given a reason "
+                "(privacy.raise_budget_reason), which is recorded"
             )
         self._file.append(Budget(wanted.budget_epsilon, wanted.delta, reason))
 

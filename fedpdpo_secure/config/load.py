@@ -26,6 +26,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"config {path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: cannot be read ({error})") from error
     values = _parse(text, str(path))
@@ -103,7 +105,7 @@ def _parse(text: str, path: str) -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
-        raise ConfigError(f"--set {override}: write section.key=value")
+        raise ConfigError(f"--set {override}: write key=value or section.key=value")
     *sections, key = name.strip().split(".")
     place = values
     for section in sections:

@@ -37,7 +37,7 @@ class DataSection(Section):
 
 
 class SyntheticSection(Section):
-    """The built-in federation with known ground truth (reference: README, "The synthetic federation")."""
+    """The built-in federation with known ground truth (`data/synthetic.py`, `data/oracle.py`)."""
 
     pairs: int = Field(100, ge=1)  # training pairs per client
     validation_pairs: int = Field(40, ge=0)

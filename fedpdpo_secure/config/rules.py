@@ -75,7 +75,8 @@ def _check_federation(config: Config) -> None:
     federation = config.federation
     if federation.min_survivors > federation.clients and releases(config) and config.method.name != "centralized":
         raise ConfigError(
-            f"federation.min_survivors: {federation.min_survivors} exceeds federation.clients = {federation.clients}"
+            f"federation.clients: {federation.clients} is below federation.min_survivors = {federation.min_survivors}; "
+            "a sum of fewer than 3 would show too much"
         )
     stages = [stage.value for stage in Stage]
     for place, drop in enumerate(federation.drop):
@@ -98,7 +99,9 @@ def _check_privacy(config: Config) -> None:
     if privacy.unit == "none":
         for field in ("epsilon", "noise_multiplier"):
             if getattr(privacy, field) is not None:
-                raise ConfigError(f"privacy.{field}: given although privacy.unit is none, which is NOT PRIVATE")
+                raise ConfigError(
+                    f"privacy.{field}: given although privacy.unit is none, which is NOT PRIVATE; set it to null"
+                )
         return
     if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
         raise ConfigError("privacy: give exactly one of epsilon and noise_multiplier")

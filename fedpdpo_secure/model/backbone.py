@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,6 +62,8 @@ def choose_device(name: str) -> torch.device:
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model path or hub id. Raises ConfigError in one line."""
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise ConfigError(f"model_name_or_path: no such folder: {path}")
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ import pytest
 
 from fedpdpo_secure import round as round_module
 from fedpdpo_secure.aggregate import PlainRound
+from fedpdpo_secure.artefacts import RunFolderError
 from fedpdpo_secure.config import Config, ConfigError, make_config
 from fedpdpo_secure.local import private
 from fedpdpo_secure.progress import SilentProgress
@@ -145,3 +146,23 @@ def test_an_update_whose_noise_was_not_charged_is_never_sent(tmp_path, monkeypat
     with pytest.raises(round_module.EventMismatch, match="nothing was sent"):
         run(tmp_path, **SMALL, secagg={"enabled": False})
     assert not sent
+
+
+def test_a_refused_run_leaves_nothing_behind_and_the_corrected_one_may_use_its_folder(owned, tmp_path) -> None:
+    train(changed({**owned, "privacy": {"epsilon": 8, "ledger_root": str(tmp_path / "ledgers")}}))
+    other = {
+        **owned,
+        "privacy": {"epsilon": 12, "ledger_root": str(tmp_path / "ledgers")},
+        "output_dir": str(tmp_path / "b"),
+    }
+    with pytest.raises(LedgerMismatch, match="raise_budget_reason"):
+        train(changed(other))
+    assert not (tmp_path / "b").exists()
+    assert train(changed(other, privacy={"raise_budget_reason": "a second study"})).rounds in (0, 1)
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in ("/proc/none", str(tmp_path / "file")):
+        with pytest.raises(RunFolderError, match="cannot be written"):
+            run(Path(folder), **SMALL)
