@@ -26,6 +26,17 @@ def _underscores(name: str) -> str:
     return name.replace("-", "_")
 
 
+def _print_version(context: click.Context) -> None:
+    from importlib import metadata
+
+    try:
+        version = metadata.version("fedpdpo")
+    except metadata.PackageNotFoundError:
+        version = "unknown (not installed as a package)"
+    click.echo(f"fedpdpo, version {version}")
+    context.exit()
+
+
 @click.group(
     context_settings={
         "token_normalize_func": _underscores,  # --output-dir is --output_dir
@@ -36,7 +47,14 @@ def _underscores(name: str) -> str:
     "5 secure aggregation aborted, 6 verification failed, 130 interrupted. "
     "FEDPDPO_TRACEBACK=1 shows where an unexpected error came from.",
 )
-@click.version_option(package_name="fedpdpo", prog_name="fedpdpo")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, asked: _print_version(context) if asked else None,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Federated preference alignment of language models whose privacy is proved, enforced and recorded."""
 

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from experiments.output import Output, output_options
-from experiments.tables import print_table
+from experiments.tables import count_of, print_table
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from fedpdpo_secure.config import Config
     from fedpdpo_secure.data.pairs import Federation
 
 SHOWN_CLIENTS = 20
+SHOWN_CHARACTERS = 300  # of each field of the example; JSON has all of it
+_NO_LIMIT = 1 << 40  # tokens
 
 
 @click.group()
@@ -27,17 +31,25 @@ def data() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value of CONFIG.")
 @output_options
 def check(config: Path, overrides: tuple[str, ...], output: Output) -> None:
-    """Read all pairs of CONFIG as a run would, show one and count them; trains nothing.
+    """Count the pairs of CONFIG and show one.
 
-    The counts are facts about private data: they are for the owner's eyes.
+    Reads them all as a run would and trains nothing. The counts are facts about private data: they are for the
+    owner's eyes.
     """
     from fedpdpo_secure.config import load_config
+    from fedpdpo_secure.data.federation import load_federation
 
     chosen = load_config(config, overrides)
-    federation = _load(chosen)
+    tokenizer = _tokenizer(chosen)
+    federation = load_federation(chosen, tokenizer)
+    cut = None if tokenizer is None else _cut_pairs(federation, tokenizer, chosen.dpo.max_length)
     if not output.quiet:
         _show(federation)
-    output.finish(_values(federation))
+        if cut:
+            output.say(
+                f"{count_of(cut, 'pair')} longer than dpo.max_length = {chosen.dpo.max_length} tokens will be cut"
+            )
+    output.finish({**_values(federation), "cut_pairs": cut})
 
 
 @data.command()
@@ -77,14 +89,35 @@ def make(folder: Path, clients: int, pairs: int, heterogeneity: float, seed: int
     output.finish({"files": [str(path) for path in files], "clients": clients, "pairs": pairs, "seed": seed})
 
 
-def _load(config: Config) -> Federation:
-    from fedpdpo_secure.data.federation import load_federation
-
+def _tokenizer(config: Config) -> PreTrainedTokenizerBase | None:
+    """That of the model; None for the built-in model, whose tokenizer is trained after the data is known."""
     if config.model_name_or_path == "builtin:tiny":
-        return load_federation(config, None)
+        return None
     from fedpdpo_secure.model.backbone import load_tokenizer
 
-    return load_federation(config, load_tokenizer(config.model_name_or_path))
+    return load_tokenizer(config.model_name_or_path)
+
+
+def _cut_pairs(federation: Federation, tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """How many pairs training would cut to `max_length` tokens."""
+    from transformers.utils import logging
+
+    from fedpdpo_secure.pairs.packing import tokenize_pair
+
+    logging.set_verbosity_error()  # too long a text is what is counted here
+    cut = 0
+    for pair in federation.pairs():
+        whole = tokenize_pair(
+            pair, tokenizer, max_length=_NO_LIMIT, max_prompt_length=None, templated=federation.templated
+        )
+        cut += len(whole.prompt) + max(len(whole.chosen), len(whole.rejected)) > max_length
+    return cut
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= SHOWN_CHARACTERS:
+        return repr(text)
+    return f"{text[:SHOWN_CHARACTERS]!r} ... ({len(text)} characters)"
 
 
 def _show(federation: Federation) -> None:
@@ -94,7 +127,7 @@ def _show(federation: Federation) -> None:
         click.echo(f"note    {note}")
     click.echo(f"one pair of {example.client}:")
     for name in ("prompt", "chosen", "rejected"):
-        click.echo(f"  {name:8s} {getattr(example, name)!r}")
+        click.echo(f"  {name:8s} {_shortened(getattr(example, name))}")
     splits = sorted({split for counts in federation.counts.values() for split in counts})
     names = list(federation.counts)
     rows = [[name, *(str(federation.counts[name].get(split, 0)) for split in splits)] for name in names]

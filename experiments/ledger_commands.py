@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import click
 
 from experiments.output import EXIT_VERIFICATION, CommandError, Output, output_options
-from experiments.tables import number, print_table
+from experiments.tables import count_of, number, print_table
 
 if TYPE_CHECKING:
     from privacy.ledger import Verified
@@ -32,17 +33,24 @@ def ledger() -> None:
 @click.option("--client", help="Show every record of this client.")
 @output_options
 def show(folder: Path, client: str | None, output: Output) -> None:
-    """Show what every client has spent, or one client's records."""
+    """Show what every client has spent, or one client's records.
+
+    Exit 6 if a shown ledger is broken: what it records cannot be trusted.
+    """
     found = _verified(folder)
     if client is not None:
-        found = [one for one in found if one.client == client]
+        found = [one for one in found if _name(one) == client]
         if not found:
             raise click.UsageError(f"--client {client}: has no ledger under {folder}")
     if not output.quiet:
         _print_summary(found)
+    values = {"ledgers": [_values(one) for one in found], **_federation(found)}
+    problems = _problems(found)
+    if problems:
+        raise CommandError(problems[0], EXIT_VERIFICATION, {**values, "problems": problems})
     if client is not None:
         _print_records(found[0].path, quiet=output.quiet)
-    output.finish({"ledgers": [_values(one) for one in found], **_federation(found)})
+    output.finish(values)
 
 
 @ledger.command()
@@ -55,16 +63,16 @@ def verify(folder: Path, output: Output) -> None:
     """
     found = _verified(folder)
     values = {"ok": True, "ledgers": [_values(one) for one in found], **_federation(found)}
-    problems = [f"{one.path}: {one.problem}" for one in found if not one.ok]
+    problems = _problems(found)
     problems += _report_problems(folder, values["epsilon"]) if not problems else []
     if not output.quiet:
         _print_summary(found)
     if problems:
         raise CommandError(problems[0], EXIT_VERIFICATION, {**values, "ok": False, "problems": problems})
     records, uncommitted = sum(one.records for one in found), sum(one.uncommitted for one in found)
-    output.say(f"{_place(folder)}: {len(found)} ledgers, {records} records, every chain holds")
+    output.say(f"{_place(folder)}: {count_of(len(found), 'ledger')}, {count_of(records, 'record')}, every chain holds")
     if uncommitted:
-        output.say(f"{uncommitted} reservations were never committed (a run was cut): charged all the same")
+        output.say(f"never committed (a run was cut): {count_of(uncommitted, 'reservation')}, charged all the same")
     if values["epsilon"] is None:
         output.warn("recomputed from the events: epsilon is infinite, NOT PRIVATE")
     else:
@@ -89,6 +97,8 @@ def export(folder: Path, destination: Path, output: Output) -> None:
     place = _place(folder)
     copies = []
     for one in _verified(folder):
+        if not one.ok:
+            raise CommandError(f"{one.path}: not exported: {_fault(one)}", EXIT_VERIFICATION)
         name = one.path.relative_to(place) if place.is_dir() else Path(one.path.name)
         copies.append(export_ledger(one.path, destination / name))
         output.say(str(copies[-1]))
@@ -159,21 +169,37 @@ def _values(one: Verified) -> dict[str, Any]:
     return values
 
 
+def _name(one: Verified) -> str:
+    return one.client or unquote(one.path.stem)  # a broken ledger's file is still named for its client
+
+
+def _fault(one: Verified) -> str:
+    """Why a ledger is broken, without its path; empty for a sound one."""
+    return (one.problem or "").removeprefix(f"{one.path}: ")
+
+
+def _problems(found: list[Verified]) -> list[str]:
+    return [f"{one.path}: {_fault(one)}" for one in found if not one.ok]
+
+
 def _print_summary(found: list[Verified]) -> None:
-    rows = [
-        [
-            one.client or one.path.stem,
-            "NOT PRIVATE" if one.epsilon.epsilon == float("inf") else number(one.epsilon.epsilon, 4),
-            "none" if one.budget_epsilon == float("inf") else number(one.budget_epsilon, 2),
-            f"{one.delta:g}",
-            str(one.reserved),
-            str(one.uncommitted),
-            one.head_hash[:SHOWN_HASH],
-            one.problem or "ok",
-        ]
-        for one in found
+    columns = ["client", "epsilon", "budget", "delta", "rounds", "cut", "head", "state"]
+    print_table(columns, [_summary_row(one) for one in found])
+
+
+def _summary_row(one: Verified) -> list[str]:
+    if not one.ok:  # its numbers cannot be trusted
+        return [_name(one), "unknown", "-", "-", "-", "-", "-", _fault(one)]
+    return [
+        _name(one),
+        "NOT PRIVATE" if one.epsilon.epsilon == float("inf") else number(one.epsilon.epsilon, 4),
+        "none" if one.budget_epsilon == float("inf") else number(one.budget_epsilon, 2),
+        f"{one.delta:g}",
+        str(one.reserved),
+        str(one.uncommitted),
+        one.head_hash[:SHOWN_HASH],
+        "ok",
     ]
-    print_table(["client", "epsilon", "budget", "delta", "rounds", "cut", "head", "state"], rows)
 
 
 def _print_records(path: Path, *, quiet: bool) -> None:

@@ -9,7 +9,7 @@ import click
 
 from experiments.account_commands import ADVERSARY, RELATION
 from experiments.output import EXIT_IMPOSSIBLE, CommandError, Output, output_options
-from experiments.tables import number, print_table, size
+from experiments.tables import count_of, number, print_table, size
 
 if TYPE_CHECKING:
     from fedpdpo_secure.config import Config
@@ -141,20 +141,28 @@ def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
 
 
 def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> None:
-    output.say(f"unit        one preference pair; neighbours: {RELATION}; delta {values['delta']:g}")
-    output.say(f"against     {ADVERSARY}")
+    private = values["epsilon"] is not None
+    if private:
+        output.say(f"unit        one preference pair; neighbours: {RELATION}; delta {values['delta']:g}")
+        output.say(f"against     {ADVERSARY}")
+    else:
+        output.warn("NOT PRIVATE: epsilon is infinite")
     output.say(
         f"sampler     Poisson, rate {values['sample_rate']:g}, divisor {values['expected_batch']:g} (public); "
-        f"{config.federation.local_steps} steps a round, {values['rounds']} rounds"
+        f"{count_of(config.federation.local_steps or 1, 'step')} a round, {count_of(values['rounds'], 'round')}"
     )
     origin = "calibrated" if config.privacy.noise_multiplier is None else "given"
     output.say(f"noise       multiplier {values['noise_multiplier']:.6g} ({origin}), clip norm {values['clip_norm']:g}")
-    if values["epsilon"] is None:
-        output.warn("NOT PRIVATE: epsilon is infinite")
-        return
+    if private:
+        _show_epsilon(output, config, values)
+
+
+def _show_epsilon(output: Output, config: Config, values: dict[str, Any]) -> None:
     budget = "" if values["budget"] is None else f" of budget {values['budget']:g}"
-    output.say(f"epsilon     {values['epsilon']:.4f}{budget} after the last round, by {values['accountant']}")
+    output.say(f"epsilon     {number(values['epsilon'], 4)}{budget} after the last round, by {values['accountant']}")
     output.say(f"            {number(values['unamplified'])} if the sample were known (no amplification)")
+    if not config.data.public:
+        output.say("            as if nothing had been spent before; see fedpdpo ledger show")
     output.say()
     rows = values["per_round"]
     cells = [[str(row["round"]), number(row["epsilon"]), number(row["pld"]), number(row["rdp"])] for row in rows]

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from experiments.tables import number, plain_lines, size
+from experiments.tables import count_of, number, plain_lines, size
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, RoundReport, RunResult
 
 Line = tuple[str, str | None]  # text and its style on a terminal
 
-# title, width; the four epsilon columns are joined where no epsilon holds
-_PLAIN_COLUMNS = (("rnd", 4), ("clients", 8), ("drop", 5), ("rec", 4), ("steps", 6))
-_EPSILON_COLUMNS = (("eps +", 7), ("spent", 7), ("left", 7), ("PLD", 7), ("RDP", 7))
-_COST_COLUMNS = (("noise x", 8), ("public", 8), ("upload", 9))
-_LOCAL_COLUMNS = (
-    ("impl", "accuracy_implicit", 6),
-    ("expl", "accuracy_explicit", 6),
-    ("comb", "accuracy_combined", 6),
-    ("worst", "worst_accuracy", 6),
-    ("margin", "rewards/margins", 8),
-    ("clip%", "clip_fraction", 6),
-    ("snr", "snr", 7),
-    ("empty", "empty_batches", 6),
+
+class _Column(NamedTuple):
+    title: str
+    width: int
+    metric: str = ""  # of a round's local metrics
+    wide_only: bool = False  # left out where the terminal is too narrow for all
+
+
+_PLAIN_COLUMNS = (_Column("rnd", 4), _Column("clients", 8), _Column("drop", 5), _Column("rec", 4), _Column("steps", 6))
+_EPSILON_COLUMNS = (  # joined where no epsilon holds
+    _Column("eps +", 7),
+    _Column("spent", 7),
+    _Column("left", 7),
+    _Column("PLD", 7, wide_only=True),
+    _Column("RDP", 7, wide_only=True),
 )
+_COST_COLUMNS = (_Column("noise x", 8, wide_only=True), _Column("public", 8), _Column("upload", 9))
+_LOCAL_COLUMNS = (
+    _Column("impl", 6, "accuracy_implicit"),
+    _Column("expl", 6, "accuracy_explicit"),
+    _Column("comb", 6, "accuracy_combined"),
+    _Column("worst", 6, "worst_accuracy"),
+    _Column("margin", 8, "rewards/margins"),
+    _Column("clip%", 6, "clip_fraction"),
+    _Column("snr", 7, "snr", wide_only=True),
+    _Column("empty", 6, "empty_batches", wide_only=True),
+)
+_RELEASED_COLUMNS = (*_PLAIN_COLUMNS, *_EPSILON_COLUMNS, *_COST_COLUMNS)
 _TIME_WIDTH = 7  # local too: it depends on sample sizes and lengths of private pairs
+TABLE_WIDTH = sum(column.width for column in (*_RELEASED_COLUMNS, *_LOCAL_COLUMNS)) + len(" | ") + _TIME_WIDTH
 _PARTS = ("accuracy_implicit", "accuracy_explicit", "accuracy_combined", "rewards/margins")
 
 
 def header_lines(info: RunInfo) -> list[Line]:
     """What runs and what is claimed for it."""
-    steps = "one pass" if info.local_steps is None else f"{info.local_steps} local steps"
+    steps = "one pass" if info.local_steps is None else count_of(info.local_steps, "local step")
     lines: list[Line] = [
         (f"{info.task} by method {info.method}, personal parts {info.personal}, on {info.device}", "bold"),
         (f"  model       {info.model}, {info.parameters:,} shared parameters", None),
         (f"  data        {info.dataset}{' (public)' if info.public_data else ''}", None),
-        (f"  federation  {info.clients} clients, {info.rounds} rounds, {steps} a round", None),
+        (f"  federation  {info.clients} clients, {count_of(info.rounds, 'round')}, {steps} a round", None),
     ]
     if info.first_round > 1:
         lines.append((f"  resumed     at round {info.first_round}", None))
@@ -56,23 +72,28 @@ def header_lines(info: RunInfo) -> list[Line]:
         ]
     if info.private and info.epsilon_projected is not None:
         budget = "no budget set" if info.budget is None else f"budget {info.budget:g}"
-        projected = f"{info.epsilon_projected:.3f} projected after round {info.rounds}"
+        projected = f"{number(info.epsilon_projected)} projected after round {info.rounds}"
         lines.append((f"  epsilon     {projected}, {budget}", None))
     lines.append((f"  secagg      {info.secagg}", None))
     lines.append((f"  upload      {size(info.upload_bytes)} a client and round", None))
     return lines
 
 
-def column_lines(info: RunInfo) -> list[str]:
-    """The two head lines of the per-round table."""
-    columns = [*_PLAIN_COLUMNS, *_EPSILON_COLUMNS, *_COST_COLUMNS]
-    left = "".join(title.rjust(width) for title, width in columns)
-    right = "".join(title.rjust(width) for title, _, width in _LOCAL_COLUMNS) + "time".rjust(_TIME_WIDTH)
+def narrow_line() -> str:
+    """What a narrow table leaves out, and where it is."""
+    titles = [column.title for column in (*_RELEASED_COLUMNS, *_LOCAL_COLUMNS) if column.wide_only]
+    return f"{', '.join(titles)}: in rounds.csv (a terminal of {TABLE_WIDTH} columns shows them here)"
+
+
+def column_lines(info: RunInfo, *, narrow: bool = False) -> list[str]:
+    """The two head lines of the per-round table; `narrow` leaves out the columns that `narrow_line` names."""
+    left = _cells([column.title for column in _RELEASED_COLUMNS], _RELEASED_COLUMNS, narrow)
+    right = _cells([column.title for column in _LOCAL_COLUMNS], _LOCAL_COLUMNS, narrow) + "time".rjust(_TIME_WIDTH)
     claim = f"epsilon of the worst client, delta {info.delta:g}" if info.private else NOT_PRIVATE
     return [f"{f'released ({claim})':^{len(left)}} | {LOCAL:^{len(right)}}".rstrip(), f"{left} | {right}"]
 
 
-def round_line(report: RoundReport) -> str:
+def round_line(report: RoundReport, *, narrow: bool = False) -> str:
     """One line of the per-round table."""
     cells = [
         str(report.round_index),
@@ -81,35 +102,32 @@ def round_line(report: RoundReport) -> str:
         str(report.recovered),
         str(report.steps),
     ]
-    left = _cells(cells, [width for _, width in _PLAIN_COLUMNS])
+    left = _cells(cells, _PLAIN_COLUMNS, narrow)
     if report.private:
+        increase = number(report.epsilon_round)
         epsilons = (
-            f"+{number(report.epsilon_round)}",
+            increase if increase.startswith("<") else f"+{increase}",
             number(report.epsilon),
             number(report.epsilon_left),
             number(report.epsilon_pld),
             number(report.epsilon_rdp),
         )
-        left += _cells(epsilons, [width for _, width in _EPSILON_COLUMNS])
+        left += _cells(epsilons, _EPSILON_COLUMNS, narrow)
     else:
-        left += NOT_PRIVATE.center(sum(width for _, width in _EPSILON_COLUMNS))
+        left += NOT_PRIVATE.center(len(_cells([""] * len(_EPSILON_COLUMNS), _EPSILON_COLUMNS, narrow)))
     cost = (
         number(report.noise_multiplier),
         number(report.released.get("accuracy_implicit")),
         size(report.upload_bytes),
     )
-    left += _cells(cost, [width for _, width in _COST_COLUMNS])
-    right = _cells(
-        [_local(report.local, name) for _, name, _ in _LOCAL_COLUMNS], [width for *_, width in _LOCAL_COLUMNS]
-    )
+    left += _cells(cost, _COST_COLUMNS, narrow)
+    right = _cells([_local(report.local, column.metric) for column in _LOCAL_COLUMNS], _LOCAL_COLUMNS, narrow)
     return f"{left} | {right}{f'{report.seconds:.1f}s'.rjust(_TIME_WIDTH)}"
 
 
 def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResult) -> list[Line]:
     """Drops, and what the columns of the table mean."""
     lines: list[Line] = [("", None)]
-    if result.stopped is not None:
-        lines.append((f"stop: {result.stopped}", "bold yellow"))
     lines += [(f"  {text}", None) for text in (*_drop_lines(reports), *_secagg_lines(reports))]
     if info.private:
         lines += [
@@ -118,12 +136,17 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
                 f"{info.sampler}, against {info.adversary}",
                 None,
             ),
-            ("  epsilon rows do not add up: composition is sub-additive, `eps +` is the increase", None),
+            (
+                "  `eps +` is what the round added to `spent`; later rounds add less because composition is "
+                "sub-additive",
+                None,
+            ),
+            ("  spent: the least valid bound, of the worst client; PLD and RDP are each valid bounds", None),
         ]
     elif info.unit != "none":
         lines.append((f"  {NOT_PRIVATE}: {_reason(info)}", "bold red"))
     lines.append((f"  right of the bar: means over clients in this simulation, {LOCAL}", None))
-    lines.append(("  public: implicit accuracy of the shared adapter on the public split, by the server", None))
+    lines += [(f"  {text}", None) for text in _legend(reports)]
     if result.public_data:
         lines.append(("  public data: budgets of several runs are not composed", None))
     return lines
@@ -141,12 +164,24 @@ def result_lines(result: RunResult) -> list[Line]:
         columns = [f"final, {LOCAL}", "implicit", "explicit", "combined", "margin"]
         lines += [(line, "bold" if place == 0 else None) for place, line in enumerate(plain_lines(columns, rows))]
         lines.append(("", None))
+    rounds = count_of(result.rounds, "round")
     if result.private and result.epsilon is not None:
-        lines.append((f"{result.rounds} rounds, epsilon {result.epsilon:.3f} at delta {result.delta:g}", "bold green"))
+        lines.append((f"{rounds}, epsilon {number(result.epsilon)} at delta {result.delta:g}", "bold green"))
     else:
-        lines.append((f"{result.rounds} rounds, {NOT_PRIVATE}", "bold red"))
+        lines.append((f"{rounds}, {NOT_PRIVATE}", "bold red"))
     lines.append((f"results in {result.output_dir}", "bold"))
     lines += [(f"  {path}", None) for path in result.files]
+    return lines
+
+
+def _legend(reports: Sequence[RoundReport]) -> list[str]:
+    """The columns that do not explain themselves."""
+    lines = [
+        "impl, expl, comb: accuracy by the implicit, explicit, combined score; worst: that of the worst client",
+        "rec: masks rebuilt from shares; empty: empty Poisson samples",
+    ]
+    if any(number(report.released.get("accuracy_implicit")) != "-" for report in reports):
+        lines.append("public: implicit accuracy of the shared adapter on the public split, by the server")
     return lines
 
 
@@ -189,5 +224,9 @@ def _local(values: Mapping[str, float], name: str) -> str:
     return number(value)
 
 
-def _cells(cells: Iterable[str], widths: Iterable[int]) -> str:
-    return "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+def _cells(cells: Sequence[str], columns: Sequence[_Column], narrow: bool) -> str:
+    return "".join(
+        cell.rjust(column.width)
+        for cell, column in zip(cells, columns, strict=True)
+        if not (narrow and column.wide_only)
+    )

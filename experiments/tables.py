@@ -33,8 +33,16 @@ def plain_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` decimals, or a dash where there is none."""
-    return "-" if value is None or value != value else f"{value:.{digits}f}"
+    """`value` with `digits` decimals, or a dash where there is none; what is above 0 never reads as 0."""
+    if value is None or value != value:
+        return "-"
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if 0 < value < least / 2 else f"{value:.{digits}f}"
+
+
+def count_of(count: int, noun: str) -> str:
+    """`1 round`, `2 rounds`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def size(count: float) -> str:
@@ -46,7 +54,7 @@ def size(count: float) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    text = cell.strip().rstrip("%")
+    text = cell.strip().lstrip("<").rstrip("%")
     try:
         float(text)
     except ValueError:

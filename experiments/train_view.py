@@ -6,6 +6,7 @@ releases stand right of a bar under the words `local, not released`.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +14,20 @@ from typing import Any
 
 import click
 
-from experiments.round_table import column_lines, footer_lines, header_lines, result_lines, round_line
+from experiments.round_table import (
+    TABLE_WIDTH,
+    column_lines,
+    footer_lines,
+    header_lines,
+    narrow_line,
+    result_lines,
+    round_line,
+)
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import RoundReport, RunResult, read_reports
+
+_LOADING = "loading data and model"
+_SERVING = "serving copies (local)"
 
 
 class TrainView:
@@ -25,6 +37,7 @@ class TrainView:
         self._quiet = quiet
         self._info: RunInfo | None = None
         self._reports: list[RoundReport] = []
+        self._narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < TABLE_WIDTH
         self._bar = None if quiet or not (sys.stdout.isatty() or sys.stderr.isatty()) else _Bar()
 
     def __enter__(self) -> TrainView:
@@ -65,27 +78,32 @@ class TrainView:
         self._advance("warm start on public text", step, total, f"loss {loss:.3f}")
         if step == total and self._bar is None:
             self._say(f"warm start on public text: {total} steps, loss {loss:.3f}")
+        if step == total:
+            self._advance(_LOADING, 0, None, "")
 
     def started(self, info: RunInfo) -> None:
         self._info = info
+        self._next_phase(info.first_round)
         for line, style in header_lines(info):
             self._say(line, style)
         self._say()
-        for line in column_lines(info):
+        if self._narrow:
+            self._say(narrow_line())
+        for line in column_lines(info, narrow=self._narrow):
             self._say(line, "bold")
         for report in read_reports(Path(info.output_dir))[: info.first_round - 1]:  # of a resumed run
             self.round(report)
 
     def client(self, round_index: int, done: int, total: int, name: str) -> None:
-        rounds = f"/{self._info.rounds}" if self._info else ""
-        self._advance(f"round {round_index}{rounds}", done, total, name)
+        self._advance(self._round_label(round_index), done, total, name)
 
     def round(self, report: RoundReport) -> None:
         self._reports.append(report)
-        self._say(round_line(report), None if report.private else "red")
+        self._say(round_line(report, narrow=self._narrow), None if report.private else "red")
+        self._next_phase(report.round_index + 1)
 
     def serving(self, done: int, total: int) -> None:
-        self._advance("serving copies (local)", done, total, "")
+        self._advance(_SERVING, done, total, "")
 
     def note(self, text: str) -> None:
         self._say(f"note: {text}", "yellow")
@@ -107,7 +125,16 @@ class TrainView:
         else:
             click.echo(line)
 
-    def _advance(self, label: str, done: int, total: int, detail: str) -> None:
+    def _round_label(self, round_index: int) -> str:
+        return f"round {round_index}/{self._info.rounds}" if self._info else f"round {round_index}"
+
+    def _next_phase(self, round_index: int) -> None:
+        """Show the phase that begins now, before its first client is done."""
+        if self._info is not None:
+            training = round_index <= self._info.rounds
+            self._advance(self._round_label(round_index) if training else _SERVING, 0, self._info.clients, "")
+
+    def _advance(self, label: str, done: int, total: int | None, detail: str) -> None:
         if self._bar is not None:
             self._bar.advance(label, done, total, detail)
 
@@ -134,8 +161,8 @@ class _Bar:
             console=self._console,
             transient=True,
         )
-        self._task = self._progress.add_task("loading data and model", total=None, detail="")
-        self._label = ""
+        self._label = _LOADING
+        self._task = self._progress.add_task(self._label, total=None, detail="")
         self._progress.start()
 
     def print(self, line: str, style: str | None) -> None:
@@ -143,10 +170,11 @@ class _Bar:
 
         self._console.print(Text(line, style=style or ""), soft_wrap=True)
 
-    def advance(self, label: str, done: int, total: int, detail: str) -> None:
-        if label != self._label:
+    def advance(self, label: str, done: int, total: int | None, detail: str) -> None:
+        if label != self._label:  # a new task: nothing of the phase before stays
             self._label = label
-            self._progress.reset(self._task, total=total, description=label)
+            self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(label, total=total, detail=detail)
         self._progress.update(self._task, completed=done, total=total, detail=detail)
 
     def stop(self) -> None:

@@ -17,7 +17,10 @@ from fedpdpo_secure.data.pairs import DataError
 
 MAX_LINE_BYTES = 1 << 24  # a longer JSONL row is a fault, not something to load
 _READ_BATCH = 64  # Parquet rows in memory at a time
-_HUB_NAME = re.compile(r"^[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.\-\[\]%:]+)?$")
+_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*(:[\w.\-\[\]%:]+)?$")
+_FILE_SUFFIX = re.compile(
+    r"\.(txt|jsonl?|csv|tsv|parquet|arrow|ya?ml|md|pkl|gz|bz2|xz|zst|zip|tar|tgz)$", re.IGNORECASE
+)
 
 NumberedRow = tuple[int, dict[str, object]]
 
@@ -33,10 +36,17 @@ class Source:
         return f"{self.label} row {number}"
 
 
-def open_source(name: str, *, revision: str | None = None, where: Mapping[str, Sequence[str]] | None = None) -> Source:
+def open_source(
+    name: str,
+    *,
+    revision: str | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
+    field: str = "dataset_name",
+) -> Source:
     """The rows of a file, or of a hub data set ("owner/name" or "owner/name:split", split "train" unless told).
 
-    `where` keeps the rows whose column holds one of the listed values. No code of a data set is ever run.
+    `where` keeps the rows whose column holds one of the listed values. `field` is the setting that errors name. No
+    code of a data set is ever run, and the hub is asked only for what cannot be a file.
 
     Raises:
         DataError: no such file, unknown kind, or the hub cannot be reached; while reading, a row that cannot be read.
@@ -50,8 +60,8 @@ def open_source(name: str, *, revision: str | None = None, where: Mapping[str, S
     if path.is_file() and kind is not None:
         reader = _READERS[kind]
         source = Source(path.name, lambda: reader(path))
-    elif kind is not None or not _HUB_NAME.match(name):
-        raise DataError(f"{name}: no such file")
+    elif _FILE_SUFFIX.search(name) or not _HUB_NAME.match(name):
+        raise DataError(f"{field}: no such file: {name} (or give a hub id owner/name)")
     else:
         source = _hub_source(name, revision)
     if not where:
@@ -138,7 +148,9 @@ def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
 
 def _hub_source(name: str, revision: str | None) -> Source:
     import datasets
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # its retries: the error below says it once
     repository, _, split = name.partition(":")
     try:
         table = datasets.load_dataset(repository, split=split or "train", revision=revision)

@@ -17,6 +17,15 @@ privacy: {epsilon: 8, delta: 1.0e-5}
 """
 
 
+class Characters:
+    """A tokenizer of one token per character."""
+
+    bos_token_id = eos_token_id = chat_template = None
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which everything a run could leave behind would be found."""
@@ -118,6 +127,74 @@ def test_the_unreadable_row_is_named_before_anything_is_made(
     line = refused(capsys, "train", "config.yaml", "--output_dir", "out", *arguments)
     assert "row 517" in line
     assert made(workplace) == []
+
+
+@pytest.mark.parametrize("name", ["pairs", "owner/pairs.txt", "some/folder/pairs"])
+def test_a_name_that_is_no_hub_id_is_a_missing_file_and_the_hub_is_not_asked(
+    name: str, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
+    arguments = ["--set", f"dataset_name={name}", "--set", "data.pairs_per_client=50"]
+    line = refused(capsys, "data", "check", "config.yaml", *arguments)
+    assert line == f"dataset_name: no such file: {name} (or give a hub id owner/name)"
+
+
+def test_data_check_shortens_what_it_shows_and_not_its_json(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[object] = [{**pair_row(number % 6, number), "chosen": " long" * 200} for number in range(60)]
+    assert main(["data", "check", "config.yaml", *write_rows(workplace, rows), "--json"]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("... (1000 characters)") for line in text)
+    values = json.loads(last)
+    assert values["example"]["chosen"] == " long" * 200
+    assert values["cut_pairs"] is None  # the built-in model has no tokenizer yet
+
+
+def test_data_check_counts_the_pairs_that_training_would_cut(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedpdpo_secure.model import backbone
+
+    monkeypatch.setattr(backbone, "load_tokenizer", lambda path: Characters())
+    rows: list[object] = [{**pair_row(number % 6, number), "chosen": " " + "x" * number} for number in range(1, 61)]
+    lengths = [len(str(row["prompt"])) + max(len(str(row[side])) for side in ("chosen", "rejected")) for row in rows]
+    arguments = [*write_rows(workplace, rows), "--set", "model_name_or_path=some/model", "--set", "dpo.max_length=64"]
+    assert main(["data", "check", "config.yaml", *arguments, "--json"]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    expected = sum(length > 64 for length in lengths)
+    assert 0 < expected < 60
+    assert json.loads(last)["cut_pairs"] == expected
+    assert any(line.startswith(f"{expected} pairs longer than dpo.max_length = 64") for line in text)
+
+
+@pytest.mark.parametrize(
+    "override", [["privacy.noise_multiplier=0"], ["privacy.noise_multiplier=1", "privacy.insecure_seed=1"]]
+)
+def test_a_plan_without_a_finite_epsilon_begins_with_that_and_claims_nothing(
+    override: list[str], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["privacy.epsilon=null", *override]
+    assert main(["plan", "config.yaml", *(part for text in overrides for part in ("--set", text))]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("NOT PRIVATE")
+    assert "neighbours" not in text
+    assert "against" not in text
+    assert "nothing had been spent" not in text
+
+
+def test_a_plan_for_private_data_says_that_it_starts_from_nothing(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "config.yaml", *write_rows(workplace, []), "--set", "federation.rounds=1"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "as if nothing had been spent before; see fedpdpo ledger show" in text
+    assert "1 step a round, 1 round\n" in text
+    assert main([*arguments, "--set", "data.public=true"]) == 0
+    assert "nothing had been spent" not in capsys.readouterr().out
 
 
 def test_conversations_need_a_chat_template(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

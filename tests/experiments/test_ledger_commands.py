@@ -81,6 +81,23 @@ def test_show_lists_every_client_and_one_clients_records(folder: Path, capsys: p
     assert main(["ledger", "show", str(folder), "--client", "nobody"]) == 2
 
 
+def test_show_claims_nothing_of_a_broken_ledger_and_names_its_path_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "ledger" / "client-01.jsonl"
+    path.write_text(path.read_text().replace('"noise_multiplier":2.0', '"noise_multiplier":9.0', 1))
+    for arguments in ([], ["--client", "client-01"]):
+        assert main(["ledger", "show", str(folder), *arguments]) == 6
+        captured = capsys.readouterr()
+        row = next(line for line in captured.out.splitlines() if line.startswith("client-01"))
+        assert row.split()[1:7] == ["unknown", "-", "-", "-", "-", "-"]
+        assert "NOT PRIVATE" not in captured.out
+        assert "nan" not in captured.out
+        assert str(path) not in captured.out
+        assert captured.err.count(str(path)) == 1
+    assert main(["ledger", "show", str(folder), "--client", "client-00"]) == 0
+
+
 def test_export_copies_sound_ledgers_that_verify_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

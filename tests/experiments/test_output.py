@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib import metadata
 
 import click
 import pytest
@@ -76,6 +77,17 @@ def test_quiet_with_json_prints_the_object_alone(capsys: pytest.CaptureFixture[s
     assert last_json(text)["private"] is True
     assert main([*arguments, "--quiet"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_the_version_can_be_asked_of_a_copy_that_is_not_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fedpdpo, version unknown")
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:

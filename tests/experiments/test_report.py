@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.round_table import column_lines, round_line
+from experiments.round_table import TABLE_WIDTH, column_lines, narrow_line, round_line
+from experiments.tables import count_of, number
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import (
     CSV_NAME,
@@ -139,3 +140,31 @@ def test_in_the_table_local_numbers_stand_right_of_the_bar_and_epsilon_has_its_c
     assert "3.250" in left
     assert "delta 1e-05" in title
     assert NOT_PRIVATE in column_lines(make_info(unit="none", projected=None))[0]
+
+
+def test_a_narrow_table_leaves_out_only_the_columns_it_names_and_keeps_its_bar() -> None:
+    wide, narrow = (column_lines(make_info(), narrow=narrow)[1] for narrow in (False, True))
+    assert len(wide) == TABLE_WIDTH
+    titles = narrow_line().split(":")[0].split(", ")
+    assert all(title in wide and title not in narrow for title in titles)
+    assert "spent" in narrow
+    for report in (make_report(), make_report(unit="none", noise="none", epsilon=None)):
+        line = round_line(report, narrow=True)
+        assert len(line) == len(narrow)
+        assert line.index(" | ") == narrow.index(" | ")
+
+
+def test_a_positive_number_never_reads_as_zero() -> None:
+    assert [number(value) for value in (0.0, 1e-9, 0.0004, 0.0006, 0.25)] == [
+        "0.000",
+        "<0.001",
+        "<0.001",
+        "0.001",
+        "0.250",
+    ]
+    assert number(1e-9, 4) == "<0.0001"
+    assert len(round_line(make_report(epsilon=1e-6))) == TABLE_WIDTH
+
+
+def test_one_is_singular() -> None:
+    assert [count_of(count, "round") for count in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]

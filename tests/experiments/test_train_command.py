@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from experiments import train_view
 from experiments.cli import main
 from fedpdpo_secure.config import Config, dump_config, load_config
 from fedpdpo_secure.progress import Progress
@@ -125,6 +127,48 @@ def test_the_text_names_claim_drops_parts_and_files(
     assert NOT_PRIVATE not in text
 
 
+def test_the_public_column_is_explained_only_where_it_holds_a_value(
+    run: FakeRun, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def behave(config: Config, resume: bool, progress: Progress) -> RunResult:
+        progress.started(make_info())
+        progress.round(replace(make_report(1), released={}))
+        return make_result(config)
+
+    assert main(["train", str(config_file)]) == 0
+    assert "public: implicit" in capsys.readouterr().out
+    run.behaviour = behave
+    assert main(["train", str(config_file)]) == 0
+    text = capsys.readouterr().out
+    assert "public: implicit" not in text
+    assert "later rounds add less" in text
+
+
+def test_the_bar_keeps_nothing_of_the_phase_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, int | None, str]] = []
+
+    class Bar:
+        on_stdout = False
+
+        def advance(self, label: str, done: int, total: int | None, detail: str) -> None:
+            seen.append((label, done, total, detail))
+
+        def stop(self) -> None:
+            return None
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(train_view, "_Bar", Bar)
+    with train_view.TrainView(quiet=False) as view:
+        view.started(replace(make_info(), rounds=1))
+        view.client(1, 12, 12, "client-11")
+        view.round(make_report(1))
+    assert seen == [
+        ("round 1/1", 0, 12, ""),
+        ("round 1/1", 12, 12, "client-11"),
+        ("serving copies (local)", 0, 12, ""),
+    ]
+
+
 def test_a_run_without_privacy_says_so_and_its_epsilon_is_null(
     run: FakeRun, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +199,7 @@ def test_a_spent_budget_is_exit_4_with_everything_the_run_made(
     assert (values["exit_code"], values["rounds"], values["epsilon"]) == (4, 2, 3.25)
     assert values["metrics"]
     assert captured.err == "fedpdpo: error: round 3 would cost 8.35 > 8\n"
+    assert captured.out.count("round 3 would cost") == 1  # in the JSON alone
 
 
 @pytest.mark.parametrize(
