@@ -5,8 +5,8 @@ VENV ?= .venv
 OUT ?= runs/demo
 ARGS ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# The models of the demo and the tests are tiny: more threads than this only get in each other's way.
-OMP_NUM_THREADS ?= 2
+# The models of the demo and the tests are tiny: a second thread gains little alone and loses much on a busy machine.
+OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 

@@ -71,7 +71,8 @@ def load_federation(config: Config, tokenizer: PreTrainedTokenizerBase | None) -
         )
     if data.test is not None:
         same = data.test.partition(":")[0] == config.dataset_name.partition(":")[0]  # another split of one hub data set
-        test_source = open_source(data.test, revision=data.revision if same else None, where=data.where)
+        revision = data.revision if same else None
+        test_source = open_source(data.test, revision=revision, where=data.where, field="data.test")
         test = scan_source(test_source, config, render, lambda group: Split.TEST, known=main.labels)
         if test.templated != main.templated:
             raise DataError(f"data.test: {test_source.label} and {source.label} must both be conversational or neither")
