@@ -94,12 +94,13 @@ def best_round(runs: Sequence[Scores]) -> int:
 
 
 def spread(values: Iterable[float | None]) -> str:
-    """Mean and standard deviation over seeds, or a dash where a score does not exist."""
+    """Mean and standard deviation over seeds, the mean alone for one seed, a dash where a score does not exist."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
-    return f"{statistics.mean(known):.3f} ± {deviation:.3f}"
+    if len(known) == 1:
+        return f"{known[0]:.3f}"
+    return f"{statistics.mean(known):.3f} ± {statistics.stdev(known):.3f}"
 
 
 def rounds_table(folder: Path) -> str:
