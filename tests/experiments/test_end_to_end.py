@@ -84,7 +84,15 @@ def test_an_interrupted_run_resumes_to_the_epsilon_of_an_unbroken_one(
     workplace: Path, trained: dict[str, object]
 ) -> None:
     command = [sys.executable, "-m", "experiments.cli", "train", "config.yaml", "--output_dir", "cut", "--json"]
-    process = subprocess.Popen(command, cwd=workplace, env=environment(workplace), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=workplace,
+        env=environment(workplace),
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     rounds = workplace / "cut" / "rounds.jsonl"
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
