@@ -16,6 +16,7 @@ import click
 from experiments.account_commands import account, calibrate
 from experiments.data_commands import data
 from experiments.env_command import env
+from experiments.keys_commands import keys
 from experiments.ledger_commands import ledger
 from experiments.output import EXIT_USAGE, report_error
 from experiments.plan_command import plan
@@ -59,7 +60,7 @@ def cli() -> None:
     """Federated preference alignment of language models whose privacy is proved, enforced and recorded."""
 
 
-for _command in (train, plan, account, calibrate, ledger, data, env):
+for _command in (train, plan, account, calibrate, ledger, keys, data, env):
     cli.add_command(_command)
 
 

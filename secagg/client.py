@@ -1,191 +1,105 @@
-"""A client of one round: frozen states inside, a small one-shot shell outside.
+"""A client of one round: a one-shot shell around the frozen states and steps of `client_steps.py`.
 
-The algebra (Bonawitz et al. 2017, section 4 and figure 4; semi-honest, complete graph). Client u holds a mask
-pair (s_u, S_u) and a seed b_u, and sends
-    y_u = x_u + PRG(b_u) + sum over v > u of PRG(k_uv) - sum over v < u of PRG(k_uv)   (mod 2^bits, v in U2)
-with k_uv = HKDF(X25519(s_u, S_v)). It gives every other client one share of b_u and one of s_u. At the end it
-releases, for each client of U2, the share of b_u if u's vector is in the sum (u in U3) and of s_u if not.
-
-No sockets, no clocks, no training: messages in, messages out. Each state holds only what its phase needs, so
-secrets go when their phase ends (Python does not promise that their memory is overwritten).
+No sockets, no clocks, no training: messages in, messages out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NoReturn
+import struct
+from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.channel import SharePair, seal, unseal
+from secagg.client_steps import (
+    TRANSITIONS,
+    AwaitConsents,
+    AwaitDelivery,
+    AwaitPeerKeys,
+    AwaitRequest,
+    AwaitVector,
+    Done,
+    Failed,
+    OwnVector,
+    Self,
+    State,
+    advertise,
+)
 from secagg.config import RoundConfig
-from secagg.errors import PeerMisbehaved, TooFewSurvivors, WrongPhase
-from secagg.keys import KeyPair, channel_keys, pair_mask_key, seed_commitment, self_mask_key
-from secagg.messages import (
-    Advertise,
-    Delivery,
-    MaskedVector,
-    Message,
-    Reveal,
-    Roster,
-    Sealed,
-    Share,
-    Shares,
-    UnmaskRequest,
-)
-from secagg.prg import apply_masks
-from secagg.ring import pack, to_ring
-from secagg.shamir import Entropy, split
+from secagg.errors import WrongPhase
+from secagg.identity import SigningKey
+from secagg.journal import Journal, entry
+from secagg.messages import MaskedVector, Message, UnmaskRequest
+from secagg.shamir import Entropy
 
+__all__ = [
+    "TRANSITIONS",
+    "AwaitConsents",
+    "AwaitDelivery",
+    "AwaitPeerKeys",
+    "AwaitRequest",
+    "AwaitVector",
+    "Client",
+    "Done",
+    "Failed",
+    "OwnVector",
+]
 
-@dataclass(frozen=True, slots=True, repr=False)
-class AwaitRoster:
-    greeting: Advertise
-    channel: KeyPair
-    mask: KeyPair
-    entropy: Entropy  # last state that draws anything
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class AwaitDelivery:
-    mask: KeyPair
-    seed: bytes
-    own_shares: SharePair
-    mask_keys: Mapping[int, bytes]  # public keys of the others of U1
-    opening_keys: Mapping[int, bytes]  # channel keys for what they send
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class AwaitVector:
-    add: tuple[bytes, ...]  # mask keys: of higher ids, and the self-mask
-    subtract: tuple[bytes, ...]  # mask keys of lower ids
-    shares: Mapping[int, SharePair]  # one pair for each client of U2, own included
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class AwaitRequest:
-    shares: Mapping[int, SharePair]
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Done:
-    pass
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Failed:
-    pass
-
-
-State = AwaitRoster | AwaitDelivery | AwaitVector | AwaitRequest | Done | Failed
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class OwnVector:
-    """The client's own input, treated as a message so that one table holds every transition."""
-
-    vector: NDArray[np.int64]  # int64[dim]
-
-
-def share_secrets(config: RoundConfig, me: int, state: AwaitRoster, roster: Roster) -> tuple[AwaitDelivery, Shares]:
-    """Stage 1: draw the seed, share both secrets, seal each peer's pair of shares."""
-    _check_roster(config, me, state, roster)
-    digest = config.digest()
-    seed = state.entropy(32)
-    points = [config.point(entry.client) for entry in roster.entries]
-    mask_shares = split(state.mask.secret, threshold=config.threshold, points=points, entropy=state.entropy)
-    seed_shares = split(seed, threshold=config.threshold, points=points, entropy=state.entropy)
-    pairs = {
-        entry.client: SharePair(*values)
-        for entry, *values in zip(roster.entries, mask_shares, seed_shares, strict=True)
-    }
-    peers = {entry.client: entry for entry in roster.entries if entry.client != me}
-    sealed, opening_keys = [], {}
-    for peer, entry in peers.items():
-        sealing_key, opening_keys[peer] = channel_keys(
-            state.channel, entry.channel_key, own_id=me, peer_id=peer, digest=digest
-        )
-        sealed.append(Sealed(peer, seal(sealing_key, pairs[peer], digest=digest, sender=me, recipient=peer)))
-    reply = Shares(me, seed_commitment(seed, client=me, digest=digest), tuple(sealed))
-    mask_keys = {peer: entry.mask_key for peer, entry in peers.items()}
-    return AwaitDelivery(state.mask, seed, pairs[me], mask_keys, opening_keys), reply
-
-
-def open_shares(config: RoundConfig, me: int, state: AwaitDelivery, delivery: Delivery) -> tuple[AwaitVector, None]:
-    """End of stage 1: open what the others of U2 sent, and derive the masks that go with them."""
-    senders = [item.peer for item in delivery.sealed]
-    if not set(senders) <= state.opening_keys.keys():
-        raise PeerMisbehaved("the server delivers shares of clients outside the roster, or of the client itself")
-    _check_quorum(config, "shared their secrets", 1 + len(senders))
-    digest = config.digest()
-    shares = {me: state.own_shares}
-    keys = {}
-    for item in delivery.sealed:
-        shares[item.peer] = unseal(
-            state.opening_keys[item.peer], item.ciphertext, digest=digest, sender=item.peer, recipient=me
-        )
-        keys[item.peer] = pair_mask_key(
-            state.mask, state.mask_keys[item.peer], own_id=me, peer_id=item.peer, digest=digest
-        )
-    own_key = self_mask_key(state.seed, client=me, digest=digest)
-    add = (own_key, *(key for peer, key in keys.items() if peer > me))
-    subtract = tuple(key for peer, key in keys.items() if peer < me)
-    return AwaitVector(add, subtract, shares), None
-
-
-def mask_vector(config: RoundConfig, me: int, state: AwaitVector, own: OwnVector) -> tuple[AwaitRequest, MaskedVector]:
-    """Stage 2: the one vector of this round, masked. The mask keys are gone afterwards."""
-    words = to_ring(own.vector, config.bits)
-    apply_masks(words, add=state.add, subtract=state.subtract)
-    return AwaitRequest(state.shares), MaskedVector(me, pack(words, config.bits))
-
-
-def reveal_shares(config: RoundConfig, me: int, state: AwaitRequest, request: UnmaskRequest) -> tuple[Done, Reveal]:
-    """Stage 3: for each client of U2 one share, of one kind; the list of drops is computed here."""
-    survivors = set(request.survivors)
-    if not survivors <= state.shares.keys():
-        raise PeerMisbehaved("the server counts survivors that never shared their secrets")
-    if me not in survivors:
-        raise PeerMisbehaved("the server asks a client to unmask whose vector is not in the sum")
-    _check_quorum(config, "sent a masked vector", len(survivors))
-    held = sorted(state.shares.items())
-    return Done(), Reveal(
-        me,
-        tuple(Share(owner, pair.self_mask_seed) for owner, pair in held if owner in survivors),
-        tuple(Share(owner, pair.mask_secret) for owner, pair in held if owner not in survivors),
-    )
-
-
-Transition = Callable[[RoundConfig, int, Any, Any], tuple[State, Message | None]]
-TRANSITIONS: Mapping[tuple[type, type], Transition] = MappingProxyType(
-    {
-        (AwaitRoster, Roster): share_secrets,
-        (AwaitDelivery, Delivery): open_shares,
-        (AwaitVector, OwnVector): mask_vector,
-        (AwaitRequest, UnmaskRequest): reveal_shares,
-    }
-)
+_ONCE: dict[type, bytes] = {OwnVector: b"mask", UnmaskRequest: b"answer"}
+"""What a client does at most once in a round, also across a restart."""
 
 
 class Client:
     """One client, one round, one vector. Whatever raises leaves it failed for good.
 
-    `greeting` is its first message; `receive` takes the server's messages, `mask` the vector. Raises
-    ValueError for a client outside the roster.
+    `greeting` is its first message; `receive` takes the server's messages, `mask` the vector. `identity` is its
+    long-term key, needed in malicious-server mode and there only. With a `journal`, masking and answering for a
+    survivor list are recorded durably before the message exists, so that a process that restarts cannot do
+    either again in the same session and round. Raises ValueError for a client outside the roster and for an
+    identity that is not the roster's.
     """
 
-    def __init__(self, config: RoundConfig, client: int, *, entropy: Entropy = os.urandom) -> None:
+    def __init__(
+        self,
+        config: RoundConfig,
+        client: int,
+        *,
+        identity: SigningKey | None = None,
+        entropy: Entropy = os.urandom,
+        journal: Journal | None = None,
+    ) -> None:
         if client not in config.clients:
             raise ValueError(f"client {client} is not among the clients of this round")
-        channel, mask = KeyPair.from_secret(entropy(32)), KeyPair.from_secret(entropy(32))
+        if config.malicious != (identity is not None):
+            raise ValueError(f"identity: a client signs in malicious-server mode and only there, this is {config.mode.value}")
+        if identity is not None and identity.public != config.identity(client):
+            raise ValueError(f"identity: the roster has another public key for client {client}")
         self.client = client
-        self.greeting = Advertise(client, channel.public, mask.public)
-        self._config = config
-        self._state: State = AwaitRoster(self.greeting, channel, mask, entropy)
+        self._config, self._self, self._journal = config, Self(client, identity), journal
+        first = advertise(config, self._self, entropy)
+        self.greeting = first.greeting
+        self._state: State = first
+
+    def bind(self, model: bytes) -> None:
+        """The hash (32 bytes) of a model that became known after the keys; at the latest before the vector.
+
+        Raises WrongPhase once the vector is masked: masks and answers belong to one model.
+        """
+        if not isinstance(self._state, AwaitPeerKeys | AwaitDelivery | AwaitVector):
+            raise WrongPhase(f"client {self.client} in state {type(self._state).__name__} takes no other model")
+        self._config = replace(self._config, model=model)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the client has its keys and shares and waits for the vector."""
+        return isinstance(self._state, AwaitVector)
+
+    @property
+    def done(self) -> bool:
+        """Whether the client has said all that it says in this round."""
+        return isinstance(self._state, Done)
 
     def receive(self, message: Message) -> Message | None:
         """The reply to one message of the server, or None. Raises SecAggError."""
@@ -210,7 +124,11 @@ class Client:
         if transition is None:
             name = f"client {self.client} in state {type(state).__name__}"
             raise WrongPhase(f"{name} accepts no {type(event).__name__}")
-        self._state, reply = transition(self._config, self.client, state, event)
+        following, reply = transition(self._config, self._self, state, event)
+        if self._journal is not None and type(event) in _ONCE:
+            who = struct.pack(">I", self.client)
+            self._journal.once(entry(self._config.digest(), _ONCE[type(event)] + who))
+        self._state = following
         return reply
 
     def __repr__(self) -> str:
@@ -218,20 +136,3 @@ class Client:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secagg client holds one-time secrets and cannot be copied or pickled")
-
-
-def _check_roster(config: RoundConfig, me: int, state: AwaitRoster, roster: Roster) -> None:
-    clients = [entry.client for entry in roster.entries]
-    if not set(clients) <= set(config.clients):
-        raise PeerMisbehaved("the roster names a client that is not in the round")
-    if state.greeting not in roster.entries:
-        raise PeerMisbehaved(f"the roster lacks or alters the keys of client {me}")
-    keys = [key for entry in roster.entries for key in (entry.channel_key, entry.mask_key)]
-    if len(set(keys)) != len(keys):
-        raise PeerMisbehaved("the roster repeats a public key")
-    _check_quorum(config, "advertised keys", len(clients))
-
-
-def _check_quorum(config: RoundConfig, what: str, present: int) -> None:
-    if present < config.quorum:
-        raise TooFewSurvivors(f"{present} clients {what}, at least {config.quorum} are needed")

@@ -4,7 +4,8 @@ A client has two key pairs. `channel` encrypts shares between clients; its secre
 rebuilt. `mask` gives the pairwise masks; its secret is shared out, and the server rebuilds it if the client
 drops. With a single pair every drop would open that client's ciphertexts to the server.
 
-Every derived key is bound to the round's configuration digest, its purpose, both ids and both public keys.
+Every derived key is bound to a digest of the round, its purpose, both ids and both public keys: share channels
+and commitments to `RoundConfig.digest`, masks to `RoundConfig.binding`, which holds the broadcast model too.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def hkdf(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
 def pair_mask_key(
     own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes
 ) -> bytes:  # 32 bytes, the same at both ends
-    """The key of the mask that the lower id adds and the higher id subtracts."""
+    """The key of the mask that the lower id adds and the higher id subtracts; `digest` is the round's `binding`."""
     low, high = sorted([(own_id, own.public), (peer_id, peer_public)])
     info = PROTOCOL + b"mask" + struct.pack(">II", low[0], high[0]) + low[1] + high[1]
     return hkdf(exchange(own.secret, peer_public), salt=digest, info=info)
@@ -88,7 +89,7 @@ def channel_keys(own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int,
 
 
 def self_mask_key(seed: bytes, *, client: int, digest: bytes) -> bytes:
-    """The key of a client's self-mask, from its 32-byte seed."""
+    """The key of a client's self-mask, from its 32-byte seed; `digest` is the round's `binding`."""
     return hkdf(seed, salt=digest, info=PROTOCOL + b"self" + struct.pack(">I", client))
 
 

@@ -1,16 +1,19 @@
-"""The messages of one round, in the order in which they are sent (Bonawitz et al. 2017, figure 4).
+"""The messages of one round, in the order in which they are sent.
 
-    client                                server
-    Advertise(two public keys)   ----->
-                                 <-----   Roster(keys of U1)
-    Shares(sealed, one per peer) ----->
-                                 <-----   Delivery(those sealed for me, from U2)
-    MaskedVector                 ----->   added to one accumulator on arrival
-                                 <-----   UnmaskRequest(U3)
-    Reveal(one share per client) ----->   sum over U3
+    client                                      server
+    Advertise(two public keys, signature) -----> U1
+                                          <----- PeerKeys(hashes of all keys of U1, keys of the neighbours)
+    Shares(sealed, one per neighbour)     -----> U2
+                                          <----- Delivery(those sealed for me, from U2)
+    MaskedVector                          -----> U3, added to one accumulator on arrival
+                                          <----- UnmaskRequest(U3)
+    Consent(signature over U3)            ----->          in malicious-server mode only
+                                          <----- Consents(those of the neighbours)     likewise
+    Reveal(one share per client)          -----> sum over U3
 
-A message that breaks its own structure cannot be constructed (BadMessage); whether it fits the round is for
-the party that receives it to judge. Lists are ascending by id, so each message has one encoding.
+Bonawitz et al. 2017, figure 4; Bell et al. 2020. A message that breaks its own structure cannot be constructed
+(BadMessage); whether it fits the round is for the party that receives it to judge. Lists are ascending by id, so
+each message has one encoding.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from dataclasses import dataclass, field
 
 from secagg.channel import SEALED_BYTES
 from secagg.errors import BadMessage
+from secagg.graph import HASH_BYTES, key_hash
+from secagg.identity import SIGNATURE_BYTES
 from secagg.keys import PUBLIC_KEY_BYTES
 from secagg.shamir import PRIME
 
@@ -28,26 +33,39 @@ COMMITMENT_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Advertise:
-    """Client to server: its two public keys of this round, 32 bytes each."""
+    """Client to server: its two public keys of this round, 32 bytes each, signed in malicious-server mode."""
 
     client: int
     channel_key: bytes
     mask_key: bytes
+    signature: bytes = field(default=b"", repr=False)  # 64 bytes, or none in semi-honest mode
 
     def __post_init__(self) -> None:
         _require_id(self.client)
         _require_size("channel_key", self.channel_key, PUBLIC_KEY_BYTES)
         _require_size("mask_key", self.mask_key, PUBLIC_KEY_BYTES)
+        _require_size("signature", self.signature, len(self.signature) and SIGNATURE_BYTES)
+
+    def key_hash(self) -> bytes:
+        """The hash of both keys and the id, 32 bytes."""
+        return key_hash(self.client, self.channel_key, self.mask_key)
 
 
 @dataclass(frozen=True, slots=True)
-class Roster:
-    """Server to client: the keys of everyone who advertised, U1."""
+class PeerKeys:
+    """Server to client: who advertised (U1), a hash of each one's keys, and the keys of its neighbours and its own.
 
+    In the complete graph the keys are all there and `hashes` is empty.
+    """
+
+    present: tuple[int, ...]
+    hashes: bytes = field(repr=False)  # 32 bytes for each of `present`, or none
     entries: tuple[Advertise, ...]
 
     def __post_init__(self) -> None:
-        _require_ascending("roster", (entry.client for entry in self.entries))
+        _require_ascending("present", self.present)
+        _require_size("hashes", self.hashes, len(self.hashes) and HASH_BYTES * len(self.present))
+        _require_ascending("keys", (entry.client for entry in self.entries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +81,7 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Client to server: a commitment to its self-mask seed, and its shares sealed for each other client."""
+    """Client to server: a commitment to its self-mask seed, and its shares sealed for each neighbour of U1."""
 
     client: int
     commitment: bytes
@@ -77,7 +95,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Server to client: what the others of U2 sealed for it."""
+    """Server to client: what its neighbours in U2 sealed for it."""
 
     sealed: tuple[Sealed, ...]
 
@@ -107,6 +125,28 @@ class UnmaskRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Consent:
+    """Client to server: its signature over the survivor list that it was shown (malicious-server mode)."""
+
+    client: int
+    signature: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _require_id(self.client)
+        _require_size("signature", self.signature, SIGNATURE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Consents:
+    """Server to client: the consents of its neighbours."""
+
+    consents: tuple[Consent, ...]
+
+    def __post_init__(self) -> None:
+        _require_ascending("consents", (consent.client for consent in self.consents))
+
+
+@dataclass(frozen=True, slots=True)
 class Share:
     """A share of one secret of `owner`: an element of the field."""
 
@@ -120,7 +160,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Reveal:
-    """Client to server: for each client of U2 one share, of the self-mask seed or of the mask secret.
+    """Client to server: for each neighbour in U2 one share, of the self-mask seed or of the mask secret.
 
     Both kinds for one owner would unmask its vector, so such a message cannot be constructed.
     """
@@ -139,7 +179,7 @@ class Reveal:
             raise BadMessage("a reveal holds both kinds of share of one client")
 
 
-Message = Advertise | Roster | Shares | Delivery | MaskedVector | UnmaskRequest | Reveal
+Message = Advertise | PeerKeys | Shares | Delivery | MaskedVector | UnmaskRequest | Consent | Consents | Reveal
 
 
 def _require_id(client: int) -> None:

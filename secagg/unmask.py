@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice
 
 from secagg.config import RoundConfig
-from secagg.errors import PeerMisbehaved
+from secagg.errors import PeerMisbehaved, TooFewSurvivors
+from secagg.graph import Graph
 from secagg.keys import KeyPair, pair_mask_key, seed_commitment, self_mask_key
 from secagg.messages import Reveal
 from secagg.prg import apply_masks
@@ -28,47 +29,52 @@ class SharedClient:
 
 def remove_masks(
     config: RoundConfig,
-    total: RingVector,  # uint32[dim], sum of the masked vectors of `survivors`; changed in place
+    total: RingVector,  # [dim], sum of the masked vectors of `survivors`; changed in place
     *,
+    graph: Graph,
     shared: Mapping[int, SharedClient],  # U2
-    survivors: frozenset[int],  # U3
-    reveals: Mapping[int, Reveal],  # holder -> its shares, at least `threshold` of them
+    survivors: Collection[int],  # U3
+    reveals: Mapping[int, Reveal],  # holder -> its shares
 ) -> tuple[tuple[int, int], ...]:  # (holder, owner) of each share that did not fit
     """Remove every survivor's self-mask and every pairwise mask left by those who dropped.
 
     Masks between two clients that both dropped never entered the sum and are not computed. A rebuilt mask
     secret must give the public key that was advertised, a rebuilt seed the commitment sent with the shares.
-    Raises PeerMisbehaved naming the client whose secret cannot be rebuilt.
+    Raises TooFewSurvivors or PeerMisbehaved naming the client whose secret cannot be rebuilt.
     """
-    digest = config.digest()
+    alive, binding = frozenset(survivors), config.binding()
+    shares = _shares_by_owner(config, reveals)
+    add: list[bytes] = []
+    subtract: list[bytes] = []
     misfits: list[tuple[int, int]] = []
-
-    def rebuilt(owner: int) -> bytes:
-        def fits(secret: bytes) -> bool:
-            if owner in survivors:
-                return seed_commitment(secret, client=owner, digest=digest) == shared[owner].commitment
-            return KeyPair.from_secret(secret).public == shared[owner].mask_key
-
-        shares = _shares_of(config, owner, reveals, survivors)
-        secret, excluded = rebuild(shares, threshold=config.threshold, fits=fits, owner=owner)
-        misfits.extend((config.clients[point - 1], owner) for point in excluded)
-        return secret
-
-    self_keys = [self_mask_key(rebuilt(owner), client=owner, digest=digest) for owner in sorted(survivors)]
-    apply_masks(total, add=(), subtract=self_keys)
-    for owner in sorted(shared.keys() - survivors):
-        own = KeyPair(rebuilt(owner), shared[owner].mask_key)
-        keys = {
-            peer: pair_mask_key(own, shared[peer].mask_key, own_id=owner, peer_id=peer, digest=digest)
-            for peer in survivors
-        }
-        # A survivor above the dropped id subtracted the mask, one below added it.
-        apply_masks(
-            total,
-            add=[key for peer, key in keys.items() if peer > owner],
-            subtract=[key for peer, key in keys.items() if peer < owner],
+    for owner in sorted(shared):
+        neighbors = [peer for peer in graph.neighbors(owner) if peer in alive]
+        if owner not in alive and not neighbors:
+            continue  # none of its masks is in the sum
+        secret, excluded = rebuild(
+            shares.get(owner, {}),
+            threshold=config.threshold,
+            fits=_check(config, owner, shared[owner], alive=owner in alive),
+            owner=owner,
         )
+        misfits.extend((config.clients[point - 1], owner) for point in excluded)
+        if owner in alive:
+            subtract.append(self_mask_key(secret, client=owner, digest=binding))
+            continue
+        own = KeyPair(secret, shared[owner].mask_key)
+        for peer in neighbors:
+            key = pair_mask_key(own, shared[peer].mask_key, own_id=owner, peer_id=peer, digest=binding)
+            # A survivor above the dropped id subtracted the mask, one below added it.
+            (add if peer > owner else subtract).append(key)
+    apply_masks(total, add=add, subtract=subtract)
     return tuple(misfits)
+
+
+def _check(config: RoundConfig, owner: int, public: SharedClient, *, alive: bool) -> Callable[[bytes], bool]:
+    """Whether a rebuilt secret of `owner` is the one it advertised or committed to."""
+    if alive:
+        return lambda seed: seed_commitment(seed, client=owner, digest=config.digest()) == public.commitment
+    return lambda secret: KeyPair.from_secret(secret).public == public.mask_key
 
 
 def rebuild(
@@ -78,7 +84,12 @@ def rebuild(
     fits: Callable[[bytes], bool],
     owner: int,
 ) -> tuple[bytes, tuple[int, ...]]:
-    """The secret that `fits`, and the points that had to be left out to find it (normally none)."""
+    """The secret that `fits`, and the points that had to be left out to find it (normally none).
+
+    Raises TooFewSurvivors below `threshold` shares, PeerMisbehaved naming the owner if no set of them fits.
+    """
+    if len(shares) < threshold:
+        raise TooFewSurvivors(f"{len(shares)} holders answered for client {owner}, at least {threshold} are needed")
     for excluded in islice(_exclusions(sorted(shares), threshold), MAX_ATTEMPTS):
         kept = [point for point in sorted(shares) if point not in excluded][:threshold]
         try:
@@ -95,11 +106,11 @@ def _exclusions(points: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
         yield from combinations(points, count)
 
 
-def _shares_of(
-    config: RoundConfig, owner: int, reveals: Mapping[int, Reveal], survivors: frozenset[int]
-) -> dict[int, int]:
-    shares = {}
-    for holder, reveal in reveals.items():
-        kind = reveal.self_mask_seeds if owner in survivors else reveal.mask_secrets
-        shares[config.point(holder)] = next(share.value for share in kind if share.owner == owner)
+def _shares_by_owner(config: RoundConfig, reveals: Mapping[int, Reveal]) -> dict[int, dict[int, int]]:
+    """owner -> point of the holder -> value; the server checked that all holders agree on the kind."""
+    shares: dict[int, dict[int, int]] = {}
+    for holder, reveal in sorted(reveals.items()):
+        point = config.point(holder)
+        for share in (*reveal.self_mask_seeds, *reveal.mask_secrets):
+            shares.setdefault(share.owner, {})[point] = share.value
     return shares

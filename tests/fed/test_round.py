@@ -114,7 +114,7 @@ def test_after_a_round_of_training_the_server_reaches_no_unmasked_vector(tmp_pat
     original_init, original_submit = LocalRound.__init__, LocalRound.submit
 
     def tapping(self, config, drops, **_):
-        original_init(self, config, drops, tap=lambda _, destination, m: received.append((destination, m)))
+        original_init(self, config, drops, tap=lambda _, destination, m, __: received.append((destination, m)))
         servers.append(self._server)
 
     def keeping(self, client, vector):

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import Client, RoundConfig, RoundSum, Server, Stage, default_threshold
+from secagg import Client, Mode, RoundConfig, RoundSum, Server, SigningKey, Stage, default_threshold
 from secagg.local import LocalRound, Tap
-from secagg.messages import Delivery, Message, Roster
+from secagg.messages import Delivery, Message, PeerKeys
 
 
 def make_config(
@@ -24,18 +24,38 @@ def make_config(
     session: bytes = b"0123456789abcdef",
     round_index: int = 7,
     context: bytes = bytes(32),
+    neighbors: int | None = None,
+    mode: Mode = Mode.SEMI_HONEST,
+    model: bytes = bytes(32),
 ) -> RoundConfig:
     """A round of clients 10, 13, 16, ... so that ids and positions differ."""
+    clients = tuple(range(10, 10 + 3 * n, 3))
+    if threshold is None:
+        threshold = default_threshold(n) if neighbors is None else neighbors // 2 + 1
+    malicious = mode is Mode.MALICIOUS_SERVER
     return RoundConfig(
         session=session,
         round_index=round_index,
-        clients=tuple(range(10, 10 + 3 * n, 3)),
-        threshold=default_threshold(n) if threshold is None else threshold,
+        clients=clients,
+        threshold=threshold,
         min_survivors=min_survivors,
         bits=bits,
         dim=dim,
         context=context,
+        neighbors=neighbors,
+        mode=mode,
+        identities=tuple(identity_of(client).public for client in clients) if malicious else (),
+        model=model,
     )
+
+
+def identity_of(client: int) -> SigningKey:
+    """A fixed long-term key for each id."""
+    return SigningKey.from_secret(hashlib.sha256(b"identity %d" % client).digest())
+
+
+def identities(config: RoundConfig) -> dict[int, SigningKey]:
+    return {client: identity_of(client) for client in config.clients} if config.malicious else {}
 
 
 def fixed_entropy(seed: bytes = b"secagg tests") -> Callable[[int], bytes]:
@@ -71,7 +91,9 @@ def run_local(
     tap: Tap | None = None,
     entropy: Callable[[int], bytes] | None = None,
 ) -> RoundSum:
-    local = LocalRound(config, drops or {}, entropy=entropy or fixed_entropy(), tap=tap)
+    local = LocalRound(
+        config, drops or {}, identities=identities(config), entropy=entropy or fixed_entropy(), tap=tap
+    )
     for client in local.open():
         local.submit(client, vectors[client])
     return local.finish()
@@ -83,21 +105,25 @@ class Federation:
     def __init__(self, config: RoundConfig) -> None:
         self.config = config
         entropy = fixed_entropy()
-        self.clients = {client: Client(config, client, entropy=entropy) for client in config.clients}
+        keys = identities(config)
+        self.clients = {
+            client: Client(config, client, identity=keys.get(client), entropy=entropy) for client in config.clients
+        }
         self.server = Server(config)
-        self.rosters: Mapping[int, Message] = {}
+        self.peer_keys: Mapping[int, Message] = {}
         self.deliveries: Mapping[int, Message] = {}
         self.requests: Mapping[int, Message] = {}
-        self.sent: dict[str, dict[int, Message]] = {"shares": {}, "masked": {}, "reveal": {}}
+        self.consents: Mapping[int, Message] = {}
+        self.sent: dict[str, dict[int, Message]] = {"shares": {}, "masked": {}, "consent": {}, "reveal": {}}
 
     def advertise(self) -> Federation:
         for client in self.clients.values():
             self.server.receive(client.greeting)
-        self.rosters = self.server.deadline()
+        self.peer_keys = self.server.deadline()
         return self
 
     def share(self) -> Federation:
-        self._exchange("shares", self.rosters)
+        self._exchange("shares", self.peer_keys)
         self.deliveries = self.server.deadline()
         return self
 
@@ -114,8 +140,16 @@ class Federation:
         self.requests = self.server.deadline()
         return self
 
+    def consent(self) -> Federation:
+        """Malicious-server mode only."""
+        self._exchange("consent", self.requests)
+        self.consents = self.server.deadline()
+        return self
+
     def reveal(self) -> Federation:
-        self._exchange("reveal", self.requests)
+        if self.config.malicious and not self.consents:
+            self.consent()
+        self._exchange("reveal", self.consents if self.config.malicious else self.requests)
         return self
 
     def _exchange(self, kind: str, incoming: Mapping[int, Message]) -> None:
@@ -125,10 +159,10 @@ class Federation:
             self.sent[kind][client] = reply
             self.server.receive(reply)
 
-    def roster(self) -> Roster:
-        """The roster as sent to the first client."""
-        message = self.rosters[self.config.clients[0]]
-        assert isinstance(message, Roster)
+    def keys(self, client: int | None = None) -> PeerKeys:
+        """The keys as shown to one client (default: the first)."""
+        message = self.peer_keys[self.config.clients[0] if client is None else client]
+        assert isinstance(message, PeerKeys)
         return message
 
     def delivery(self, client: int) -> Delivery:
@@ -139,14 +173,17 @@ class Federation:
     def messages(self) -> list[Message]:
         """One of each type, from a finished round."""
         first = self.config.clients[0]
-        sent = [self.sent[kind][first] for kind in ("shares", "masked", "reveal")]
-        received = [self.rosters[first], self.deliveries[first], self.requests[first]]
+        sent = [by_client[first] for by_client in self.sent.values() if first in by_client]
+        received = [self.peer_keys[first], self.deliveries[first], self.requests[first]]
+        received += [self.consents[first]] if self.consents else []
         return [self.clients[first].greeting, *sent, *received]
 
 
-def altered(roster: Roster, client: int, **change: bytes) -> Roster:
-    """The roster with other keys for one client."""
-    return Roster(tuple(replace(e, **change) if e.client == client else e for e in roster.entries))
+def altered(keys: PeerKeys, client: int, **change: bytes) -> PeerKeys:
+    """The same message with other keys for one client."""
+    return replace(
+        keys, entries=tuple(replace(e, **change) if e.client == client else e for e in keys.entries)
+    )
 
 
 def finished_federation(config: RoundConfig, absent: tuple[int, ...] = ()) -> Federation:

@@ -9,8 +9,9 @@ from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import from_ring
+from secagg import RoundConfig, from_ring
 from secagg.client import AwaitVector
+from secagg.client_steps import mask_keys_of
 from secagg.prg import apply_masks
 from secagg.ring import pack
 
@@ -57,18 +58,18 @@ def traces(words: Words, bits: int) -> set[bytes]:
     return found
 
 
-def forbidden(federation_states: dict[int, AwaitVector], vectors: dict[int, Words], bits: int) -> set[bytes]:
+def forbidden(config: RoundConfig, federation_states: dict[int, AwaitVector], vectors: dict[int, Words]) -> set[bytes]:
     """For each client its vector, the vector with one kind of mask only, and every partial plain sum."""
     found: set[bytes] = set()
     running = np.zeros_like(next(iter(vectors.values())))
     for count, (client, words) in enumerate(vectors.items(), start=1):
-        state = federation_states[client]
+        add, subtract = mask_keys_of(config, client, federation_states[client])
         self_mask_only, pairwise_only = words.copy(), words.copy()
-        apply_masks(self_mask_only, add=state.add[:1], subtract=())
-        apply_masks(pairwise_only, add=state.add[1:], subtract=state.subtract)
+        apply_masks(self_mask_only, add=add[:1], subtract=())
+        apply_masks(pairwise_only, add=add[1:], subtract=subtract)
         running = running + words
         for value in (words, self_mask_only, pairwise_only, *([running] if count < len(vectors) else [])):
-            found |= traces(value, bits)
+            found |= traces(value, config.bits)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from secagg_harness import Federation, altered, fixed_entropy, make_config, random_vectors
 
 from secagg import Client, WrongPhase
-from secagg.client import TRANSITIONS, AwaitDelivery, AwaitRequest, AwaitRoster, AwaitVector, OwnVector
+from secagg.client import TRANSITIONS, AwaitDelivery, AwaitRequest, AwaitPeerKeys, AwaitVector, OwnVector
 from secagg.messages import Delivery, Message, Reveal, UnmaskRequest
 from secagg.shamir import PRIME
 
@@ -39,18 +39,19 @@ def at_end() -> Federation:
 
 
 STATES: dict[str, Callable[[], Federation]] = {
-    "AwaitRoster": at_roster,
+    "AwaitPeerKeys": at_roster,
     "AwaitDelivery": at_delivery,
     "AwaitVector": at_vector,
     "AwaitRequest": at_request,
     "Done": at_end,
 }
-EVENTS = ("Roster", "Delivery", "OwnVector", "UnmaskRequest", "Advertise", "Reveal")
+EVENTS = ("PeerKeys", "Delivery", "OwnVector", "UnmaskRequest", "Advertise", "Reveal")
 ACCEPTED = {
-    ("AwaitRoster", "Roster"),
+    ("AwaitPeerKeys", "PeerKeys"),
     ("AwaitDelivery", "Delivery"),
     ("AwaitVector", "OwnVector"),
     ("AwaitRequest", "UnmaskRequest"),
+    ("AwaitConsents", "Consents"),
 }
 
 
@@ -58,7 +59,7 @@ def offer(federation: Federation, client: Client, event: str) -> object:
     if event == "OwnVector":
         return client.mask(VECTORS[client.client])
     messages: dict[str, Message] = {
-        "Roster": federation.roster(),
+        "PeerKeys": federation.keys(),
         "Delivery": federation.deliveries.get(ME, Delivery(())),
         "UnmaskRequest": UnmaskRequest(CONFIG.clients),
         "Advertise": client.greeting,
@@ -170,12 +171,12 @@ def test_nothing_is_drawn_after_the_shares() -> None:
 
     federation = at_roster()
     client = Client(CONFIG, ME, entropy=entropy)
-    client.receive(altered(federation.roster(), ME, **keys_of(client)))
+    client.receive(altered(federation.keys(), ME, **keys_of(client)))
     spent = True
     assert isinstance(client._state, AwaitDelivery)
     for state in (AwaitDelivery, AwaitVector, AwaitRequest):
         assert "entropy" not in state.__dataclass_fields__
-    assert "entropy" in AwaitRoster.__dataclass_fields__
+    assert "entropy" in AwaitPeerKeys.__dataclass_fields__
 
 
 def keys_of(client: Client) -> dict[str, bytes]:

@@ -8,18 +8,50 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_harness import centred_sum, fixed_entropy, make_config, random_vectors, run_local
 
-from secagg import FixedPoint, LocalRound, RoundConfig, Stage, TooFewSurvivors, WrongPhase, from_ring, to_ring
+from secagg import (
+    FixedPoint,
+    LocalRound,
+    Mode,
+    RoundConfig,
+    Stage,
+    TooFewSurvivors,
+    WrongPhase,
+    default_threshold,
+    from_ring,
+    to_ring,
+)
 from secagg.messages import Message
 
-STAGES = list(Stage)
+STAGES = [stage for stage in Stage if stage is not Stage.AFTER_CONSENT]
+LATE = (None, Stage.AFTER_MASKED, Stage.AFTER_CONSENT)  # after these the vector is in the sum
+MALICIOUS = Mode.MALICIOUS_SERVER
+
+
+def stages_of(config: RoundConfig) -> list[Stage]:
+    return list(Stage) if config.malicious else STAGES
 
 
 def expected_survivors(config: RoundConfig, drops: dict[int, Stage]) -> tuple[int, ...]:
-    return tuple(client for client in config.clients if drops.get(client, Stage.AFTER_MASKED) is Stage.AFTER_MASKED)
+    return tuple(client for client in config.clients if drops.get(client) in LATE)
 
 
-def test_without_drops_the_sum_is_that_of_all_clients() -> None:
-    config = make_config(6)
+ROUNDS = {
+    "complete": make_config(6),
+    "complete, malicious server": make_config(6, mode=MALICIOUS),
+    "4-regular": make_config(9, neighbors=4, threshold=2),
+    "6-regular, malicious server": make_config(11, neighbors=6, threshold=4, mode=MALICIOUS),
+    "16 bits": make_config(6, bits=16),
+}
+each_round = pytest.mark.parametrize("config", ROUNDS.values(), ids=ROUNDS)
+ROUND_STAGES = [
+    pytest.param(config, stage, id=f"{name}: {stage.value}")
+    for name, config in ROUNDS.items()
+    for stage in stages_of(config)
+]
+
+
+@each_round
+def test_without_drops_the_sum_is_that_of_all_clients(config: RoundConfig) -> None:
     vectors = random_vectors(config)
     result = run_local(config, vectors, entropy=os.urandom)
     assert np.array_equal(result.vector, sum(vectors.values()))
@@ -29,10 +61,11 @@ def test_without_drops_the_sum_is_that_of_all_clients() -> None:
     assert result.misfits == ()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("config", "stage"), ROUND_STAGES)
 @pytest.mark.parametrize("position", [0, 3, 5])
-def test_one_client_lost_at_any_stage_leaves_the_sum_of_the_others(stage: Stage, position: int) -> None:
-    config = make_config(6)
+def test_one_client_lost_at_any_stage_leaves_the_sum_of_the_others(
+    config: RoundConfig, stage: Stage, position: int
+) -> None:
     vectors = random_vectors(config)
     lost = config.clients[position]
     result = run_local(config, vectors, {lost: stage})
@@ -41,12 +74,16 @@ def test_one_client_lost_at_any_stage_leaves_the_sum_of_the_others(stage: Stage,
     assert result.survivors == survivors
     assert result.dropped == ((lost, stage),)
     assert result.recovered_mask_keys == (stage is Stage.AFTER_SHARES)
-    assert result.recovered_self_masks == (stage is Stage.AFTER_MASKED)
+    assert result.recovered_self_masks == (stage in (Stage.AFTER_MASKED, Stage.AFTER_CONSENT))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_as_many_clients_may_be_lost_at_a_stage_as_the_threshold_allows_and_not_one_more(stage: Stage) -> None:
-    config = make_config(9)  # threshold 7
+@pytest.mark.parametrize(
+    ("mode", "stage"), [(Mode.SEMI_HONEST, s) for s in STAGES] + [(MALICIOUS, stage) for stage in Stage]
+)
+def test_as_many_clients_may_be_lost_at_a_stage_as_the_threshold_allows_and_not_one_more(
+    mode: Mode, stage: Stage
+) -> None:
+    config = make_config(9, mode=mode)  # threshold 7
     vectors = random_vectors(config)
     for count in range(3):
         drops = dict.fromkeys(config.clients[2 : 2 + count], stage)
@@ -56,14 +93,15 @@ def test_as_many_clients_may_be_lost_at_a_stage_as_the_threshold_allows_and_not_
         run_local(config, vectors, dict.fromkeys(config.clients[2:5], stage))
 
 
-def test_one_client_lost_at_each_stage_in_the_same_round() -> None:
-    config = make_config(13)  # threshold 9: nine clients are left to unmask
+@pytest.mark.parametrize("mode", Mode)
+def test_one_client_lost_at_each_stage_in_the_same_round(mode: Mode) -> None:
+    config = make_config(16, mode=mode)  # threshold 11: five may be lost
     vectors = random_vectors(config)
-    drops = dict(zip(config.clients[::3], STAGES, strict=False))
+    drops = dict(zip(config.clients[::3], stages_of(config), strict=False))
     result = run_local(config, vectors, drops)
     assert np.array_equal(result.vector, sum(vectors[client] for client in expected_survivors(config, drops)))
     assert dict(result.dropped) == drops
-    assert (result.recovered_mask_keys, result.recovered_self_masks) == (1, 1)
+    assert (result.recovered_mask_keys, result.recovered_self_masks) == (1, len(drops) - 3)
 
 
 def test_a_client_that_is_expected_and_never_submits_counts_as_dropped_after_shares() -> None:
@@ -84,18 +122,26 @@ def test_open_names_the_clients_that_are_expected_to_submit() -> None:
     assert LocalRound(config, drops).open() == config.clients[3:]
 
 
+def test_nobody_drops_after_a_consent_that_the_mode_does_not_have() -> None:
+    with pytest.raises(ValueError, match="nobody consents in semi-honest mode"):
+        LocalRound(make_config(5), {10: Stage.AFTER_CONSENT})
+
+
 @given(st.data())
 @settings(max_examples=120, deadline=None)
 def test_the_sum_is_the_plain_sum_over_survivors_or_there_is_none(data: st.DataObject) -> None:
     n = data.draw(st.integers(3, 9), "clients")
+    mode = data.draw(st.sampled_from(Mode), "mode")
+    least = n // 2 + 1 if mode is Mode.SEMI_HONEST else default_threshold(n)
     config = make_config(
         n,
+        mode=mode,
         dim=data.draw(st.integers(1, 6), "dim"),
         bits=data.draw(st.sampled_from([16, 24, 32]), "bits"),
-        threshold=data.draw(st.integers(n // 2 + 1, n), "threshold"),
+        threshold=data.draw(st.integers(least, n), "threshold"),
         min_survivors=data.draw(st.integers(3, n), "min_survivors"),
     )
-    often = st.sampled_from([None] * 6 + STAGES)
+    often = st.sampled_from([None] * 6 + stages_of(config))
     drops = {client: stage for client in config.clients if (stage := data.draw(often, f"drop {client}"))}
     words = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=config.dim, max_size=config.dim)
     vectors = {client: np.array(data.draw(words, f"vector {client}"), np.int64) for client in config.clients}
@@ -157,13 +203,13 @@ def test_after_too_few_survivors_there_is_no_sum_to_be_had() -> None:
         local.finish()
 
 
-@pytest.mark.parametrize("kind", ["Advertise", "Roster", "Shares", "Delivery", "UnmaskRequest", "Reveal"])
+@pytest.mark.parametrize("kind", ["Advertise", "PeerKeys", "Shares", "Delivery", "UnmaskRequest", "Reveal"])
 def test_a_failed_round_keeps_no_client_and_gives_no_sum(kind: str) -> None:
     config = make_config(5)
     vectors = random_vectors(config)
     held: list[int] = []
 
-    def tap(source: int, destination: int, message: Message) -> None:
+    def tap(source: int, destination: int, message: Message, size: int) -> None:
         if type(message).__name__ == kind and config.clients[-1] in (source, destination):
             held.append(len(local._clients))
             raise ConnectionError("cut")
@@ -223,7 +269,7 @@ def test_costs_are_reported_for_every_client_and_the_server() -> None:
 def test_the_tap_sees_every_message_with_its_source_and_destination() -> None:
     config = make_config(4)
     seen: list[tuple[int, int, str]] = []
-    run_local(config, random_vectors(config), tap=lambda s, d, m: seen.append((s, d, type(m).__name__)))
+    run_local(config, random_vectors(config), tap=lambda s, d, m, _: seen.append((s, d, type(m).__name__)))
     for client in config.clients:
         assert [name for source, _, name in seen if source == client] == [
             "Advertise",
@@ -231,7 +277,7 @@ def test_the_tap_sees_every_message_with_its_source_and_destination() -> None:
             "MaskedVector",
             "Reveal",
         ]
-        assert [name for _, to, name in seen if to == client] == ["Roster", "Delivery", "UnmaskRequest"]
+        assert [name for _, to, name in seen if to == client] == ["PeerKeys", "Delivery", "UnmaskRequest"]
 
 
 def test_a_fixed_entropy_source_gives_the_same_masked_vectors_and_os_entropy_does_not() -> None:
@@ -243,7 +289,7 @@ def test_a_fixed_entropy_source_gives_the_same_masked_vectors_and_os_entropy_doe
             config,
             random_vectors(config),
             entropy=entropy,  # type: ignore[arg-type]
-            tap=lambda s, d, m: sent.append(m) if type(m).__name__ == "MaskedVector" else None,
+            tap=lambda s, d, m, _: sent.append(m) if type(m).__name__ == "MaskedVector" else None,
         )
         return sent
 

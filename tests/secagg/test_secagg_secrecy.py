@@ -15,13 +15,14 @@ from secagg_walk import Words, forbidden, holds, masked_forms, traces
 import secagg
 from secagg import LocalRound, RoundConfig, Stage, to_ring
 from secagg.channel import unseal
-from secagg.client import AwaitDelivery, AwaitRoster, AwaitVector
+from secagg.client import AwaitDelivery, AwaitPeerKeys, AwaitVector
+from secagg.client_steps import mask_keys_of
 from secagg.errors import PeerMisbehaved
 from secagg.keys import channel_keys
 from secagg.local import SERVER
 from secagg.messages import MaskedVector, Message
 from secagg.prg import apply_masks
-from secagg.ring import add_packed, pack
+from secagg.ring import add_packed, pack, word_dtype
 from secagg.server import Server
 from secagg.wire import encode
 
@@ -29,7 +30,7 @@ PACKAGE = Path(secagg.__file__).parent
 
 
 def unpacked(packed: bytes, config: RoundConfig) -> Words:
-    words = np.zeros(config.dim, np.uint32)
+    words = np.zeros(config.dim, word_dtype(config.bits))
     add_packed(words, packed, config.bits)
     return words
 
@@ -42,14 +43,14 @@ def test_nothing_that_the_server_reaches_or_receives_holds_an_unmasked_word(bits
     local = LocalRound(
         config,
         {lost: Stage.AFTER_SHARES, config.clients[4]: Stage.AFTER_MASKED},
-        tap=lambda source, destination, message: received.append(message) if destination == SERVER else None,
+        tap=lambda source, destination, message, _: received.append(message) if destination == SERVER else None,
     )
     expected = local.open()
     vectors = {client: vector for client, vector in random_vectors(config).items() if client in expected}
     words = {client: to_ring(vector, bits) for client, vector in vectors.items()}
     states = {client: local._clients[client]._state for client in expected}
     assert all(isinstance(state, AwaitVector) for state in states.values())
-    needles = forbidden(states, words, bits)  # type: ignore[arg-type]
+    needles = forbidden(config, states, words)  # type: ignore[arg-type]
     server = local._server
     for client, vector in vectors.items():
         local.submit(client, vector)
@@ -67,7 +68,7 @@ def server_keeps_a_masked_vector(bits: int) -> bool:
     config = make_config(5, dim=64, bits=bits)
     masked: list[Words] = []
 
-    def tap(source: int, destination: int, message: Message) -> None:
+    def tap(source: int, destination: int, message: Message, size: int) -> None:
         if isinstance(message, MaskedVector):
             masked.append(unpacked(message.packed, config))
 
@@ -140,7 +141,7 @@ def chi_square_of_bytes(data: bytes) -> float:
 def masked_vectors(config: RoundConfig, value: int) -> dict[int, bytes]:
     sent: dict[int, bytes] = {}
 
-    def tap(source: int, destination: int, message: Message) -> None:
+    def tap(source: int, destination: int, message: Message, size: int) -> None:
         if isinstance(message, MaskedVector):
             sent[source] = message.packed
 
@@ -168,7 +169,8 @@ def test_each_kind_of_mask_alone_still_hides_the_vector() -> None:
     federation = Federation(make_config(4, dim=60_000)).advertise().share().deliver()
     state = federation.clients[13]._state
     assert isinstance(state, AwaitVector)
-    for add, subtract in ((state.add[:1], ()), (state.add[1:2], ()), ((), state.subtract[:1])):
+    added, subtracted = mask_keys_of(federation.config, 13, state)
+    for add, subtract in ((added[:1], []), (added[1:2], []), ([], subtracted[:1])):
         words = np.zeros(60_000, np.uint32)
         apply_masks(words, add=add, subtract=subtract)
         assert abs(chi_square_of_bytes(pack(words, 24)) - 255) < 6 * 22.6
@@ -180,8 +182,12 @@ def mask_keys(config: RoundConfig, seed: bytes) -> list[bytes]:
     entropy = fixed_entropy(seed)
     federation.clients = {client: secagg.Client(config, client, entropy=entropy) for client in config.clients}
     federation.advertise().share().deliver()
-    states = [client._state for client in federation.clients.values()]
-    return [key for state in states if isinstance(state, AwaitVector) for key in (*state.add, *state.subtract)]
+    keys: list[bytes] = []
+    for client, machine in federation.clients.items():
+        assert isinstance(machine._state, AwaitVector)
+        for some in mask_keys_of(config, client, machine._state):
+            keys += some
+    return keys
 
 
 def test_no_mask_key_serves_twice_within_or_across_rounds() -> None:
@@ -199,9 +205,9 @@ def test_the_mask_secrets_of_all_clients_open_no_sealed_share() -> None:
     federation = Federation(config).advertise()
     masks = {}
     for client, machine in federation.clients.items():
-        assert isinstance(machine._state, AwaitRoster)
+        assert isinstance(machine._state, AwaitPeerKeys)
         masks[client] = machine._state.mask
-    keys = {entry.client: entry for entry in federation.roster().entries}
+    keys = {entry.client: entry for entry in federation.keys().entries}
     federation.share()
     opened = 0
     for recipient in config.clients:
@@ -223,7 +229,7 @@ def test_no_repr_shows_a_secret() -> None:
     config = make_config(4)
     federation = Federation(config).advertise()
     client = federation.clients[10]
-    assert isinstance(client._state, AwaitRoster)
+    assert isinstance(client._state, AwaitPeerKeys)
     secrets = [client._state.mask.secret, client._state.channel.secret]
     texts = [repr(client), repr(client._state), repr(client._state.mask)]
     federation.share()
@@ -244,7 +250,7 @@ def test_fixed_entropy_gives_a_fixed_transcript() -> None:
     config = make_config(5)
     transcript = hashlib.sha256()
 
-    def tap(source: int, destination: int, message: Message) -> None:
+    def tap(source: int, destination: int, message: Message, size: int) -> None:
         transcript.update(source.to_bytes(8, "big", signed=True) + destination.to_bytes(8, "big", signed=True))
         transcript.update(encode(message, config))
 

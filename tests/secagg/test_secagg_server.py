@@ -62,8 +62,9 @@ def test_each_state_accepts_its_own_message_and_no_other(state: str, name: str) 
 
 
 def test_the_tables_are_the_ones_tested_here() -> None:
-    assert {(state.__name__, message.__name__) for state, message in RECEIVE} == ACCEPTED
-    assert {state.__name__ for state in DEADLINE} == {state for state, _ in ACCEPTED}
+    signed = {("CollectConsents", "Consent")}  # malicious-server mode, tested in test_secagg_malicious.py
+    assert {(state.__name__, message.__name__) for state, message in RECEIVE} == ACCEPTED | signed
+    assert {state.__name__ for state in DEADLINE} == {state for state, _ in ACCEPTED | signed}
 
 
 def total_of(federation: Federation) -> np.ndarray:
@@ -93,7 +94,7 @@ def test_a_second_message_of_a_client_and_a_strangers_are_refused_and_the_sum_is
         federation.server.receive(federation.clients[ME].greeting)
     for client in CONFIG.clients[1:]:
         federation.server.receive(federation.clients[client].greeting)
-    federation.rosters = federation.server.deadline()
+    federation.peer_keys = federation.server.deadline()
     federation.share().deliver()
     masked = federation.clients[ME].mask(VECTORS[ME])
     federation.server.receive(masked)
@@ -134,7 +135,7 @@ def test_keys_over_which_the_clients_would_abort_are_refused_and_the_round_goes_
         federation.server.receive(alter(greetings[LOST], greetings[ME]))
     for client in CONFIG.clients[len(present) : -1]:
         federation.server.receive(greetings[client])
-    federation.rosters = federation.server.deadline()
+    federation.peer_keys = federation.server.deadline()
     del federation.clients[LOST]
     federation.share().deliver().mask(VECTORS).reveal()
     assert np.array_equal(total_of(federation), sum(VECTORS[client] for client in CONFIG.clients[:-1]))
@@ -160,9 +161,9 @@ def test_a_vector_of_another_length_is_refused_and_leaves_the_accumulator() -> N
 
 def test_shares_for_other_than_exactly_the_peers_are_refused() -> None:
     federation = Federation(CONFIG).advertise()
-    shares = federation.clients[ME].receive(federation.roster())
+    shares = federation.clients[ME].receive(federation.keys())
     assert isinstance(shares, Shares)
-    with pytest.raises(PeerMisbehaved, match="client 10 did not share with exactly the others"):
+    with pytest.raises(PeerMisbehaved, match="client 10 did not share with exactly its neighbours"):
         federation.server.receive(replace(shares, sealed=shares.sealed[1:]))
     federation.server.receive(shares)
 
@@ -264,7 +265,7 @@ def test_the_server_itself_stops_below_the_quorum_at_every_stage(threshold: int,
         federation.server.deadline()
     federation = Federation(config).advertise()
     for client in present:
-        federation.server.receive(federation.clients[client].receive(federation.roster()))  # type: ignore[arg-type]
+        federation.server.receive(federation.clients[client].receive(federation.keys()))  # type: ignore[arg-type]
     with pytest.raises(TooFewSurvivors, match="5 clients shared their secrets, at least 6"):
         federation.server.deadline()
     federation = Federation(config).advertise().share().deliver()

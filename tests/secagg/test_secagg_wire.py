@@ -6,46 +6,57 @@ import random
 from dataclasses import replace
 
 import pytest
-from secagg_harness import Federation, finished_federation, make_config, random_vectors, run_local
+from secagg_harness import Federation, finished_federation, identities, make_config, random_vectors, run_local
 
+from secagg import Mode, RoundConfig
 from secagg.client import TRANSITIONS
+from secagg.client_steps import Self
 from secagg.errors import BadMessage, SecAggError
-from secagg.messages import Advertise, Delivery, Message, Reveal, Roster, Sealed, Share, Shares, UnmaskRequest
+from secagg.messages import Advertise, Delivery, Message, PeerKeys, Reveal, Sealed, Share, Shares, UnmaskRequest
 from secagg.shamir import PRIME
 from secagg.wire import decode, encode
 
-CONFIG = make_config(5, dim=9)
-MESSAGES = finished_federation(CONFIG, absent=(CONFIG.clients[-1],)).messages()
-each_message = pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+PLAIN = make_config(5, dim=9)
+SIGNED = make_config(9, dim=9, neighbors=6, threshold=4, mode=Mode.MALICIOUS_SERVER)
+EXAMPLES = [
+    pytest.param(config, message, id=f"{type(message).__name__}, {config.mode.value}")
+    for config in (PLAIN, SIGNED)
+    for message in finished_federation(config, absent=(config.clients[-1],)).messages()
+]
+each_message = pytest.mark.parametrize(("config", "message"), EXAMPLES)
+
+
+def examples(config: RoundConfig) -> list[Message]:
+    return [example.values[1] for example in EXAMPLES if example.values[0] is config]  # type: ignore[misc]
 
 
 def test_the_examples_cover_every_message_type() -> None:
-    assert {type(message) for message in MESSAGES} == set(Message.__args__)
-    reveal = next(message for message in MESSAGES if isinstance(message, Reveal))
+    assert {type(message) for message in examples(SIGNED)} == set(Message.__args__)
+    reveal = next(message for message in examples(PLAIN) if isinstance(message, Reveal))
     assert len(reveal.self_mask_seeds) == 4
     assert len(reveal.mask_secrets) == 1
 
 
 @each_message
-def test_decoding_inverts_encoding(message: Message) -> None:
-    assert decode(encode(message, CONFIG), CONFIG) == message
+def test_decoding_inverts_encoding(config: RoundConfig, message: Message) -> None:
+    assert decode(encode(message, config), config) == message
 
 
 @each_message
-def test_every_shorter_prefix_and_every_extra_byte_is_refused(message: Message) -> None:
-    data = encode(message, CONFIG)
+def test_every_shorter_prefix_and_every_extra_byte_is_refused(config: RoundConfig, message: Message) -> None:
+    data = encode(message, config)
     for end in range(len(data)):
         with pytest.raises(BadMessage):
-            decode(data[:end], CONFIG)
+            decode(data[:end], config)
     for extra in (b"\x00", b"\xff", data):
         with pytest.raises(BadMessage):
-            decode(data + extra, CONFIG)
+            decode(data + extra, config)
 
 
 @each_message
-def test_mutated_bytes_give_a_message_with_that_encoding_or_a_secagg_error(message: Message) -> None:
+def test_mutated_bytes_give_a_message_with_that_encoding_or_a_secagg_error(config: RoundConfig, message: Message) -> None:
     rng = random.Random(17)
-    data = encode(message, CONFIG)
+    data = encode(message, config)
     understood = 0
     for _ in range(600):
         mutated = bytearray(data)
@@ -55,89 +66,112 @@ def test_mutated_bytes_give_a_message_with_that_encoding_or_a_secagg_error(messa
         if rng.random() < 0.2:
             del mutated[rng.randrange(len(mutated)) :]
         try:
-            decoded = decode(bytes(mutated), CONFIG)
+            decoded = decode(bytes(mutated), config)
         except SecAggError:
             continue
         understood += 1
-        assert encode(decoded, CONFIG) == bytes(mutated)
+        assert encode(decoded, config) == bytes(mutated)
     assert understood > 10
 
 
-def test_random_bytes_give_a_message_with_that_encoding_or_a_secagg_error() -> None:
+@pytest.mark.parametrize("config", [PLAIN, SIGNED], ids=["plain", "signed"])
+def test_random_bytes_give_a_message_with_that_encoding_or_a_secagg_error(config: RoundConfig) -> None:
     rng = random.Random(3)
     for _ in range(2000):
-        header = bytes([1, rng.randrange(9)]) + CONFIG.digest() if rng.random() < 0.8 else b""
+        kind = rng.randrange(11)
+        header = bytes([2, kind]) + (config.digest() if kind < 5 else config.binding()) if rng.random() < 0.8 else b""
         data = header + rng.randbytes(rng.randrange(200))
         try:
-            assert encode(decode(data, CONFIG), CONFIG) == data
+            assert encode(decode(data, config), config) == data
         except SecAggError:
             continue
 
 
-def mutations(message: Message, count: int) -> list[Message]:
+def mutations(config: RoundConfig, message: Message, count: int) -> list[Message]:
     """Messages that decode, made from the bytes of `message` by changing some after the digest."""
     rng = random.Random(23)
-    data, found = encode(message, CONFIG), []
+    data, found = encode(message, config), []
     while len(found) < count:
         mutated = bytearray(data)
         for _ in range(rng.choice([1, 1, 2, 5])):
             mutated[rng.randrange(34, len(data))] = rng.randrange(256)
         with contextlib.suppress(SecAggError):
-            found.append(decode(bytes(mutated), CONFIG))
+            found.append(decode(bytes(mutated), config))
     return found
 
 
 @each_message
-def test_a_party_that_is_given_mutated_messages_raises_secagg_errors_only(message: Message) -> None:
-    federation = Federation(CONFIG)
-    states = []
+def test_a_party_that_is_given_mutated_messages_raises_secagg_errors_only(config: RoundConfig, message: Message) -> None:
+    federation = Federation(config)
+    me, states = config.clients[0], []
     advance = (
         federation.advertise,
         federation.share,
         federation.deliver,
-        lambda: federation.mask(random_vectors(CONFIG), CONFIG.clients[-1:]),
+        lambda: federation.mask(random_vectors(config), config.clients[-1:]),
+        *([federation.consent] if config.malicious else []),
         lambda: None,
     )
     for step in advance:
-        states.append(federation.clients[CONFIG.clients[0]]._state)
-        for mutated in mutations(message, 40):
+        states.append(federation.clients[me]._state)
+        for mutated in mutations(config, message, 40):
             with contextlib.suppress(SecAggError):
                 copy.deepcopy(federation.server).receive(mutated)
             transition = TRANSITIONS.get((type(states[-1]), type(mutated)))
             if transition is not None:
                 with contextlib.suppress(SecAggError):
-                    transition(CONFIG, CONFIG.clients[0], states[-1], mutated)
+                    transition(config, Self(me, identities(config).get(me)), states[-1], mutated)
         step()
-    assert len({type(state) for state in states}) == 4  # every state that waits for something
+    assert len({type(state) for state in states}) == 4 + config.malicious  # every state that waits for something
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        replace(CONFIG, round_index=8),
-        replace(CONFIG, session=b"another session!"),
-        replace(CONFIG, context=bytes([1]) * 32),
-        replace(CONFIG, threshold=5),
+        {"round_index": 8},
+        {"session": b"another session!"},
+        {"context": bytes([1]) * 32},
+        {"threshold": 5},
     ],
     ids=["round", "session", "context", "threshold"],
 )
 @each_message
-def test_a_message_of_another_round_is_refused(message: Message, other: object) -> None:
+def test_a_message_of_another_round_is_refused(config: RoundConfig, message: Message, other: dict[str, object]) -> None:
     with pytest.raises(BadMessage, match="another round"):
-        decode(encode(message, other), CONFIG)  # type: ignore[arg-type]
+        decode(encode(message, replace(config, **other)), config)  # type: ignore[arg-type]
 
 
 def test_another_version_is_refused() -> None:
-    data = bytearray(encode(MESSAGES[0], CONFIG))
-    data[0] = 2
-    with pytest.raises(BadMessage, match="version 2"):
-        decode(bytes(data), CONFIG)
+    data = bytearray(encode(examples(PLAIN)[0], PLAIN))
+    data[0] = 1
+    with pytest.raises(BadMessage, match="wire version 1, this is version 2"):
+        decode(bytes(data), PLAIN)
 
 
-def test_a_count_beyond_the_roster_is_refused_before_anything_is_read() -> None:
-    header = bytes([1, 6]) + CONFIG.digest()
-    with pytest.raises(BadMessage, match="a list of 4294967295 in a round of 5 clients"):
-        decode(header + b"\xff\xff\xff\xff", CONFIG)
+@pytest.mark.parametrize(("config", "limit"), [(PLAIN, 5), (SIGNED, 7)])
+def test_a_count_beyond_the_neighbourhood_is_refused_before_anything_is_read(config: RoundConfig, limit: int) -> None:
+    header = bytes([2, 4]) + config.digest()
+    with pytest.raises(BadMessage, match=f"a list of 4294967295, at most {limit} are possible"):
+        decode(header + b"\xff\xff\xff\xff", config)
+
+
+def test_a_bit_beyond_the_roster_and_an_id_outside_it_are_refused() -> None:
+    header = bytes([2, 6]) + PLAIN.binding()
+    assert decode(header + b"\xf8", PLAIN) == UnmaskRequest(PLAIN.clients)
+    with pytest.raises(BadMessage, match="beyond the roster"):
+        decode(header + b"\xfc", PLAIN)
+    with pytest.raises(BadMessage, match="outside the roster"):
+        encode(UnmaskRequest((10, 11)), PLAIN)
+
+
+def test_messages_from_the_vector_on_belong_to_one_model_and_those_before_it_to_any() -> None:
+    other = replace(SIGNED, model=bytes([1]) * 32)
+    kept = {type(m).__name__ for m in examples(SIGNED) if encode(m, SIGNED) == encode(m, other)}
+    assert kept == {"Advertise", "PeerKeys", "Shares", "Delivery"}
+    for message in examples(SIGNED):
+        if type(message).__name__ not in kept:
+            with pytest.raises(BadMessage, match="another model"):
+                decode(encode(message, other), SIGNED)
 
 
 KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
@@ -150,8 +184,8 @@ KEY, OTHER_KEY = bytes(32), bytes([1]) * 32
         lambda: Advertise(2**32, KEY, OTHER_KEY),
         lambda: Advertise(1, KEY[:31], OTHER_KEY),
         lambda: Advertise(1, KEY, OTHER_KEY + b"x"),
-        lambda: Roster((Advertise(2, KEY, KEY), Advertise(1, KEY, KEY))),
-        lambda: Roster((Advertise(2, KEY, KEY), Advertise(2, KEY, KEY))),
+        lambda: PeerKeys((1, 2), b"", (Advertise(2, KEY, KEY), Advertise(1, KEY, KEY))),
+        lambda: PeerKeys((1, 2), b"", (Advertise(2, KEY, KEY), Advertise(2, KEY, KEY))),
         lambda: Sealed(1, bytes(81)),
         lambda: Shares(1, bytes(31), ()),
         lambda: Shares(1, bytes(32), (Sealed(3, bytes(82)), Sealed(2, bytes(82)))),
@@ -178,7 +212,7 @@ def test_reported_bytes_are_the_bytes_of_the_messages() -> None:
     config = make_config(5, dim=1000)
     sizes = {client: [0, 0] for client in config.clients}
 
-    def tap(source: int, destination: int, message: Message) -> None:
+    def tap(source: int, destination: int, message: Message, size: int) -> None:
         client, column = (destination, 1) if source == -1 else (source, 0)
         sizes[client][column] += len(encode(message, config))
 
