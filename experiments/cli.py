@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from experiments.account_commands import account, calibrate
+from experiments.bench_commands import bench
 from experiments.data_commands import data
 from experiments.env_command import env
 from experiments.keys_commands import keys
@@ -21,6 +22,7 @@ from experiments.ledger_commands import ledger
 from experiments.output import EXIT_USAGE, report_error
 from experiments.plan_command import plan
 from experiments.train_command import train
+from experiments.transcript_commands import transcript
 
 
 def _underscores(name: str) -> str:
@@ -60,7 +62,7 @@ def cli() -> None:
     """Federated preference alignment of language models whose privacy is proved, enforced and recorded."""
 
 
-for _command in (train, plan, account, calibrate, ledger, keys, data, env):
+for _command in (train, plan, account, calibrate, ledger, transcript, keys, data, bench, env):
     cli.add_command(_command)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from experiments.account_commands import ADVERSARY, RELATION
+from experiments.account_commands import RELATION
 from experiments.output import EXIT_IMPOSSIBLE, CommandError, Output, output_options
 from experiments.tables import count_of, number, print_table, size
 
@@ -20,19 +20,33 @@ SHOWN_ROUNDS = 12  # of a longer run, as many rounds evenly spaced: each costs t
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value of CONFIG.")
+@click.option("--clients", type=click.IntRange(3), help="Plan for so many clients, up to a million on paper.")
+@click.option("--dim", type=click.IntRange(1), help="Plan for vectors of this length instead of the model's adapter.")
+@click.option("--dropped", type=click.FloatRange(0, 0.9), default=0.0, help="Fraction lost when vectors are due.")
 @output_options
-def plan(config: Path, overrides: tuple[str, ...], output: Output) -> None:
-    """Show what a run would cost in privacy, bytes and memory.
+def plan(
+    config: Path,
+    overrides: tuple[str, ...],
+    clients: int | None,
+    dim: int | None,
+    dropped: float,
+    output: Output,
+) -> None:
+    """Show what a run would cost in privacy, bytes, seconds and memory.
 
-    Calibrates the noise for CONFIG and shows epsilon per round and the proof that the sum cannot overflow its ring.
-    Reads no data and trains nothing. Exit 3 if the plan is impossible, such as an epsilon that no noise reaches.
+    Calibrates the noise for CONFIG and shows epsilon per round, the proof that the sum cannot overflow its ring, and
+    what secure aggregation costs by a one-second probe of this machine. Reads no data and trains nothing. Exit 3 if
+    the plan is impossible, such as an epsilon that no noise reaches.
     """
     from fedpdpo_secure.config import load_config
 
+    if clients is not None:
+        overrides = (*overrides, f"federation.clients={clients}", "federation.drop=[]")
     chosen = load_config(config, overrides)
     privacy = _privacy(chosen)
     values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen)}
     values |= _model(chosen)
+    values["secagg_costs"] = _costs(chosen, dim or values["parameters"], dropped)
     if not output.quiet:
         _show(output, chosen, values)
     output.finish(values)
@@ -82,15 +96,43 @@ def _shown_rounds(rounds: int) -> list[int]:
 
 
 def _secagg(config: Config) -> dict[str, Any]:
+    from fedpdpo_secure.config.masking import graph_parameters
     from secagg import FixedPoint
 
     section, clients = config.secagg, config.federation.clients
     ring = FixedPoint(bits=section.bits, value_range=section.value_range, max_clients=clients)
+    graph = graph_parameters(config) if section.enabled and section.threshold is not None else None
     return {
         "secagg": section.enabled,
+        "mode": section.mode,
         "threshold": section.threshold if section.enabled else None,
+        "neighbors": graph.neighbors if graph is not None else None,
+        "complete": graph.complete if graph is not None else None,
         "bits": section.bits,
         "ring_proof": ring.proof(),
+    }
+
+
+def _costs(config: Config, dim: int | None, dropped: float) -> dict[str, Any] | None:
+    """Predicted costs of one round; None where nothing is masked or the model cannot be read."""
+    if dim is None or not config.secagg.enabled or config.secagg.threshold is None:
+        return None
+    from fedpdpo_secure.masking_cost import round_shape
+    from secagg.cost import predict, probe
+
+    clients = config.federation.clients
+    costs = predict(round_shape(config, dim, lost=int(dropped * clients)), probe())
+    return {
+        "dim": dim,
+        "clients": clients,
+        "dropped": int(dropped * clients),
+        "client_seconds": costs.client_seconds,
+        "client_mask_seconds": costs.client_mask_seconds,
+        "server_seconds": costs.server_seconds,
+        "upload_bytes": costs.upload_bytes,
+        "download_bytes": costs.download_bytes,
+        "client_memory_bytes": costs.client_memory_bytes,
+        "server_memory_bytes": costs.server_memory_bytes,
     }
 
 
@@ -123,11 +165,15 @@ def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
     else:
         _show_privacy(output, config, values)
     if config.secagg.enabled:
-        state = f"{config.secagg.mode}, threshold {values['threshold']} of {values['clients']} clients"
+        from fedpdpo_secure.run_info import graph_line
+
+        state = f"{config.secagg.mode}, {graph_line(config)}, {config.secagg.bits} bits"
     else:
         state = "OFF: the server sees every client's update"
     output.say(f"secagg      {state}")
     output.say(f"ring        {values['ring_proof']}: no sum can wrap")
+    if values["secagg_costs"] is not None:
+        _show_costs(output, values["secagg_costs"])
     if values["parameters"] is None:
         output.say(f"model       its shape cannot be read here ({values['model_unread']}): no bytes, no memory")
         return
@@ -140,11 +186,29 @@ def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
     )
 
 
+def _show_costs(output: Output, costs: dict[str, Any]) -> None:
+    """One round of secure aggregation on this machine, by its probe."""
+    output.say(
+        f"masking     a round of {costs['clients']:,} clients, {costs['dropped']:,} dropped, {costs['dim']:,} "
+        "coordinates should cost, in CPU time of this machine:"
+    )
+    output.say(
+        f"            client {number(costs['client_seconds'])} s, {size(costs['upload_bytes'])} up, "
+        f"{size(costs['download_bytes'])} down, {size(costs['client_memory_bytes'])} of memory"
+    )
+    output.say(
+        f"            server {number(costs['server_seconds'])} s, {size(costs['server_memory_bytes'])} of memory, "
+        f"{size(costs['clients'] * costs['upload_bytes'])} in, {size(costs['clients'] * costs['download_bytes'])} out"
+    )
+
+
 def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> None:
+    from fedpdpo_secure.run_info import ADVERSARIES
+
     private = values["epsilon"] is not None
     if private:
         output.say(f"unit        one preference pair; neighbours: {RELATION}; delta {values['delta']:g}")
-        output.say(f"against     {ADVERSARY}")
+        output.say(f"against     {ADVERSARIES[config.secagg.mode]}")
     else:
         output.warn("NOT PRIVATE: epsilon is infinite")
     output.say(

@@ -204,7 +204,12 @@ def _secagg_lines(reports: Sequence[RoundReport]) -> list[str]:
     if not clients + server:
         return []
     share = 100 * (clients + server) / whole
-    return [f"secagg took {clients:.2f} s at all clients and {server:.2f} s at the server, {share:.1f}% of the rounds"]
+    at_clients = sum(report.secagg_predicted_client_seconds for report in reports)
+    at_server = sum(report.secagg_predicted_server_seconds for report in reports)
+    return [
+        f"secagg took {clients:.2f} CPU s at all clients (predicted {at_clients:.2f}) and {server:.2f} at the server "
+        f"(predicted {at_server:.2f}), {share:.1f}% of the rounds"
+    ]
 
 
 def _reason(info: RunInfo) -> str:

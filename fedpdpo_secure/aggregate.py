@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpdpo_secure.config import Config, config_digest
-from secagg import LocalRound, RoundConfig, RoundSum, Stage, TooFewSurvivors
+from fedpdpo_secure.config.masking import graph_parameters, mode_of
+from fedpdpo_secure.identities import Identities, load_identities
+from secagg import LocalRound, RoundConfig, RoundSum, SecAggError, SigningKey, Stage, TooFewSurvivors
+from secagg.transcript import Recorder, write_transcript
 
 SILENT_BEFORE_VECTOR = (Stage.BEFORE_KEYS, Stage.AFTER_KEYS, Stage.AFTER_SHARES)
 
@@ -68,31 +73,85 @@ class PlainRound:
             misfits=(),
             upload_bytes=dict.fromkeys(self._seen, self._bytes),
             download_bytes={},
-            client_seconds={},
-            server_seconds=0.0,
         )
 
 
-def open_aggregation(config: Config, round_index: int, dim: int, lora: NDArray[np.float64]) -> Aggregation:
-    """The aggregation of round `round_index`, bound to the configuration and to the broadcast adapter."""
+class RecordedRound:
+    """A secure round that writes its transcript (`secagg.transcript`) to `path`, also when it is aborted."""
+
+    def __init__(
+        self, config: RoundConfig, drops: Mapping[int, Stage], keys: Mapping[int, SigningKey] | None, path: Path
+    ) -> None:
+        self._recorder, self._path = Recorder(config), path
+        self._round = LocalRound(config, drops, identities=keys, tap=self._recorder)
+
+    def open(self) -> tuple[int, ...]:
+        with self._abort_recorded():
+            return self._round.open()
+
+    def submit(self, client: int, vector: NDArray[np.int64]) -> None:
+        with self._abort_recorded():
+            self._round.submit(client, vector)
+
+    def finish(self) -> RoundSum:
+        with self._abort_recorded():
+            total = self._round.finish()
+        write_transcript(self._path, self._recorder.finish(total))
+        return total
+
+    @contextmanager
+    def _abort_recorded(self) -> Iterator[None]:
+        try:
+            yield
+        except SecAggError as error:
+            write_transcript(self._path, self._recorder.abort(type(error).__name__))
+            raise
+
+
+def transcript_name(round_index: int) -> str:
+    """The file of one round in a run's transcript folder."""
+    return f"round-{round_index:04d}.jsonl"
+
+
+def open_aggregation(
+    config: Config, round_index: int, dim: int, lora: NDArray[np.float64], transcripts: Path | None = None
+) -> Aggregation:
+    """The aggregation of round `round_index`, bound to the configuration and to the broadcast adapter.
+
+    With `transcripts`, a folder, the round's transcript is written there, also when the round is aborted.
+    """
     drops = scheduled_drops(config, round_index)
     clients, secagg = config.federation.clients, config.secagg
     if not secagg.enabled:
         return PlainRound(clients, dim, config.federation.min_survivors, secagg.bits, drops)
-    assert secagg.threshold is not None
-    context = hashlib.sha256(config_digest(config).encode() + lora.astype("<f8").tobytes()).digest()
-    return LocalRound(
-        RoundConfig(
-            session=os.urandom(16),
-            round_index=round_index,
-            clients=tuple(range(clients)),
-            threshold=secagg.threshold,
-            min_survivors=config.federation.min_survivors,
-            bits=secagg.bits,
-            dim=dim,
-            context=context,
-        ),
-        drops,
+    identities = load_identities(config)
+    chosen = round_config(config, round_index, dim, lora, identities)
+    keys = identities.keys if identities is not None else None
+    if transcripts is None:
+        return LocalRound(chosen, drops, identities=keys)
+    return RecordedRound(chosen, drops, keys, transcripts / transcript_name(round_index))
+
+
+def round_config(
+    config: Config, round_index: int, dim: int, lora: NDArray[np.float64], identities: Identities | None
+) -> RoundConfig:
+    """One round of the configured protocol, in a session of its own."""
+    graph, threshold = graph_parameters(config), config.secagg.threshold
+    assert threshold is not None  # resolved with the configuration
+    return RoundConfig(
+        session=os.urandom(16),
+        round_index=round_index,
+        clients=tuple(range(config.federation.clients)),
+        threshold=threshold,
+        min_survivors=config.federation.min_survivors,
+        bits=config.secagg.bits,
+        dim=dim,
+        context=hashlib.sha256(config_digest(config).encode()).digest(),
+        neighbors=None if graph.complete else graph.neighbors,
+        least_present=None if graph.complete else graph.least_present,
+        mode=mode_of(config),
+        identities=identities.roster.identities if identities is not None else (),
+        model=hashlib.sha256(lora.astype("<f8").tobytes()).digest(),
     )
 
 

@@ -70,6 +70,8 @@ class RoundReport:
     upload_bytes: int  # all clients, key material included
     secagg_client_seconds: float = 0.0  # all clients
     secagg_server_seconds: float = 0.0
+    secagg_predicted_client_seconds: float = 0.0  # by secagg.cost from a probe before the first round, all clients
+    secagg_predicted_server_seconds: float = 0.0
     seconds: float
     released: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
     local: Mapping[str, float] = field(default_factory=lambda: _EMPTY)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,9 @@ def run_round(
     planned_event: Event | None,
     entropy: Entropy,
     done: ClientDone,
+    transcripts: Path | None,
 ) -> RoundOutcome:
-    """Round `plan.round_index` from `state`.
+    """Round `plan.round_index` from `state`; with `transcripts`, a folder, secure aggregation leaves its record there.
 
     Raises privacy.ledger.BudgetExceeded before anything is trained, NonFiniteError naming client, round and step, and
     secagg.SecAggError when too few clients survive; in the last two cases what was reserved stays charged.
@@ -71,7 +73,7 @@ def run_round(
         return outcome
 
     vectors = vector_plan(config, task, round_index, clients)
-    aggregation = open_aggregation(config, round_index, vectors.dim, state.lora)
+    aggregation = open_aggregation(config, round_index, vectors.dim, state.lora, transcripts)
     locals_, clipped = _train_and_submit(task, state, clients, plan, vectors, aggregation, entropy, done, planned_event)
     total = aggregation.finish()
     mean = vectors.decode(total.vector, len(total.survivors))

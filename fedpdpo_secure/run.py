@@ -12,6 +12,7 @@ from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, check_delta, keeps_
 from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
 from fedpdpo_secure.config import Config, config_digest
 from fedpdpo_secure.finish import finish
+from fedpdpo_secure.identities import load_identities
 from fedpdpo_secure.local.plan import local_plan
 from fedpdpo_secure.measurement import measure_round
 from fedpdpo_secure.prepare import BUILTIN_MODEL, Prepared, prepare
@@ -22,6 +23,7 @@ from fedpdpo_secure.run_info import claim_text, make_info, round_report
 from privacy.accounting import Bound
 from privacy.entropy import Entropy
 from privacy.ledger import BudgetExceeded
+from secagg.cost import Rates, probe
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Run:
     entropy: Entropy
     base: str
     progress: Progress
+    rates: Rates | None  # of this machine, for predicted costs; None where nothing is masked
 
 
 def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResult:
@@ -48,6 +51,7 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     """
     folder = claim_folder(config, resume=resume)
     try:
+        load_identities(config)  # wrong files are refused before anything is spent
         budget = plan_budget(config)
         prepared = prepare(config, folder, progress, fresh=not resume)
         check_delta(config, prepared.task.layout(1).size)
@@ -94,9 +98,10 @@ def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPl
     base = prepared.base_path
     if config.model_name_or_path == BUILTIN_MODEL:
         base = keep_base(folder, base)
+    rates = probe() if config.secagg.enabled and prepared.task.method.aggregated else None
     seed = config.privacy.insecure_seed
     entropy = Entropy.os() if seed is None else Entropy.seeded(seed)
-    return Run(config, folder, config_digest(config), prepared, budget, ledgers, entropy, base, progress)
+    return Run(config, folder, config_digest(config), prepared, budget, ledgers, entropy, base, progress, rates)
 
 
 def _first_state(run: Run, *, resume: bool) -> GlobalState:
@@ -132,6 +137,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         planned_event=run.budget.event if run.ledgers is not None else None,
         entropy=run.entropy,
         done=lambda done, total, name: run.progress.client(round_index, done, total, name),
+        transcripts=run.folder / "transcript" if run.config.secagg.transcript else None,
     )
     if outcome.clipped:
         run.progress.note(f"round {round_index}: {outcome.clipped} coordinates beyond secagg.value_range ({LOCAL})")
@@ -141,7 +147,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
     released, local = measure_round(run.prepared, outcome)
     report = round_report(
         run.config, run.prepared, outcome, plan,
-        before=before, spent=spent, budget=run.budget, released=released, local=local,
+        before=before, spent=spent, budget=run.budget, released=released, local=local, rates=run.rates,
         seconds=time.perf_counter() - started,
     )  # fmt: skip
     append_report(run.folder, report)

@@ -10,15 +10,21 @@ from pathlib import Path
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
 from fedpdpo_secure.config import Config
+from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.local.plan import LocalPlan
+from fedpdpo_secure.masking_cost import predicted
 from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
 from privacy.accounting import Bound
 from privacy.events import NonPrivate
+from secagg.cost import Rates
 
-ADVERSARY = "honest-but-curious server, other clients, readers of the adapter"
+ADVERSARIES = {
+    "semi-honest": "honest-but-curious server, other clients, readers of the adapter",
+    "malicious-server": "a server that may lie about keys and survivors, other clients, readers of the adapter",
+}
 PUBLIC_DATA = "public data: budgets of several runs are not composed"
 
 
@@ -40,8 +46,9 @@ def claim_text(config: Config, budget: BudgetPlan, spent: Bound | None) -> str:
     if isinstance(budget.event, NonPrivate) or spent is None or not math.isfinite(spent.epsilon):
         reason = budget.event.reason if isinstance(budget.event, NonPrivate) else "what the ledger holds is not private"
         return f"NOT PRIVATE: {reason}."
+    adversary = ADVERSARIES[config.secagg.mode]
     lines = [
-        f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} for each client against: {ADVERSARY}. Unit: one "
+        f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} for each client against: {adversary}. Unit: one "
         "preference pair of the training set, add or remove one; noise at every client, so the federation's epsilon is "
         f"the largest client's. Accountant: {spent.accountant} (dp-accounting {version('dp-accounting')}); Poisson "
         f"sample at rate {privacy.sample_rate:g}; clip norm {privacy.clip_norm:g}; "
@@ -85,6 +92,7 @@ def make_info(
         local_steps=federation.local_steps,
         secagg=_secagg_line(config, vectors.encoding.proof(), summed=method.aggregated),
         upload_bytes=vectors.dim * config.secagg.bits // 8 if method.aggregated else 0,
+        adversary=ADVERSARIES[config.secagg.mode],
         public_data=config.data.public,
         output_dir=str(folder),
     )
@@ -95,7 +103,15 @@ def _secagg_line(config: Config, proof: str, *, summed: bool) -> str:
         return "no sum: nothing is sent" if config.method.name == "local" else "no sum: pairs are pooled"
     if not config.secagg.enabled:
         return f"OFF: the server sees every client's update; {proof}"
-    return f"on, {config.secagg.mode}, threshold {config.secagg.threshold} of {config.federation.clients}; {proof}"
+    return f"on, {config.secagg.mode}, {graph_line(config)}; {proof}"
+
+
+def graph_line(config: Config) -> str:
+    """Who holds whose shares, in words."""
+    graph = graph_parameters(config)
+    if graph.complete:
+        return f"threshold {config.secagg.threshold} of {config.federation.clients}"
+    return f"{graph.neighbors} random neighbours of {config.federation.clients - 1}, threshold {graph.threshold}"
 
 
 def round_report(
@@ -109,10 +125,14 @@ def round_report(
     budget: BudgetPlan,
     released: Mapping[str, float],
     local: Mapping[str, float],
+    rates: Rates | None,
     seconds: float,
 ) -> RoundReport:
     """The record of a finished round."""
     total = outcome.total
+    costs = None
+    if total is not None and rates is not None:
+        costs = predicted(config, total.vector.size, outcome.state.round_index, rates)
     names = [client.name for client in prepared.clients]
     now, earlier = finite_epsilon(spent), finite_epsilon(before)
     left = None if now is None or math.isinf(budget.budget) else max(0.0, budget.budget - now)
@@ -137,6 +157,8 @@ def round_report(
         upload_bytes=sum(total.upload_bytes.values()) if total is not None else 0,
         secagg_client_seconds=sum(total.client_seconds.values()) if total is not None else 0.0,
         secagg_server_seconds=total.server_seconds if total is not None else 0.0,
+        secagg_predicted_client_seconds=len(total.survivors) * costs.client_seconds if total and costs else 0.0,
+        secagg_predicted_server_seconds=costs.server_seconds if costs else 0.0,
         seconds=seconds,
         released=released,
         local=local,

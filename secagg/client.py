@@ -73,7 +73,9 @@ class Client:
         if client not in config.clients:
             raise ValueError(f"client {client} is not among the clients of this round")
         if config.malicious != (identity is not None):
-            raise ValueError(f"identity: a client signs in malicious-server mode and only there, this is {config.mode.value}")
+            raise ValueError(
+                f"identity: a client signs in malicious-server mode and only there, this is {config.mode.value}"
+            )
         if identity is not None and identity.public != config.identity(client):
             raise ValueError(f"identity: the roster has another public key for client {client}")
         self.client = client

@@ -209,7 +209,9 @@ def reveal_shares(config: RoundConfig, me: Self, state: AwaitConsents, message: 
     expected = (holders - {me.client}) & set(state.survivors)
     for consent in message.consents:
         if consent.client not in expected:
-            raise PeerMisbehaved(f"the server shows a signature of client {consent.client}, which is no neighbour in U3")
+            raise PeerMisbehaved(
+                f"the server shows a signature of client {consent.client}, which is no neighbour in U3"
+            )
         verify(
             config.identity(consent.client), consent.signature, statement, signer=consent.client, what="survivor list"
         )
@@ -234,7 +236,7 @@ def _check_keys(config: RoundConfig, me: Self, greeting: Advertise, keys: PeerKe
     """Refuse keys over which the round must not go on; the graph that follows from them."""
     if not set(keys.present) <= set(config.clients):
         raise PeerMisbehaved("the server names a client that is not in the roster")
-    if greeting not in keys.entries:
+    if me.client not in keys.present or greeting not in keys.entries:
         raise PeerMisbehaved(f"the server lacks or alters the keys of client {me.client}")
     _require(config.least_advertised, "advertised keys", len(keys.present))
     graph = _graph(config, keys)
@@ -259,9 +261,7 @@ def _graph(config: RoundConfig, keys: PeerKeys) -> Graph:
         return Graph.build(config, keys.present, roster_hash(config, keys.present, hashes))
     if len(keys.hashes) != HASH_BYTES * len(keys.present):
         raise PeerMisbehaved("the server does not show a hash of everyone's keys")
-    listed = {
-        client: keys.hashes[HASH_BYTES * i : HASH_BYTES * (i + 1)] for i, client in enumerate(keys.present)
-    }
+    listed = {client: keys.hashes[HASH_BYTES * i : HASH_BYTES * (i + 1)] for i, client in enumerate(keys.present)}
     for entry in keys.entries:
         if listed.get(entry.client) != entry.key_hash():
             raise PeerMisbehaved(f"the keys of client {entry.client} do not fit their hash")

@@ -81,7 +81,11 @@ class RoundConfig:
 
     def __post_init__(self) -> None:
         n = len(self.clients)
-        for name, value, size in (("session", self.session, 16), ("context", self.context, 32), ("model", self.model, 32)):
+        for name, value, size in (
+            ("session", self.session, 16),
+            ("context", self.context, 32),
+            ("model", self.model, 32),
+        ):
             if len(value) != size:
                 raise ValueError(f"{name} must have {size} bytes, not {len(value)}")
         if not 0 <= self.round_index < 2**63:
@@ -151,7 +155,9 @@ class RoundConfig:
         if k is None:
             least = default_threshold(n) if self.malicious else n // 2 + 1
             if not least <= t <= n:
-                raise ValueError(f"threshold must lie in {least}..{n} for {n} clients in {self.mode.value} mode, not {t}")
+                raise ValueError(
+                    f"threshold must lie in {least}..{n} for {n} clients in {self.mode.value} mode, not {t}"
+                )
             return
         if k % 2 or not 2 <= k <= n - 2:
             raise ValueError(f"neighbors must be even and lie in 2..{n - 2} for {n} clients, not {k}; None is all")

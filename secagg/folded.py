@@ -28,7 +28,7 @@ from secagg.config import RoundConfig
 from secagg.errors import BadMessage, SecAggError, TooFewSurvivors, WrongPhase
 from secagg.identity import SigningKey
 from secagg.journal import Journal
-from secagg.messages import Message
+from secagg.messages import FROM_CLIENTS, Message
 from secagg.server import Server, Total
 from secagg.shamir import Entropy
 from secagg.wire import decode, encode
@@ -44,6 +44,10 @@ class Folded:
     def __post_init__(self) -> None:
         if self.current is None and self.following is None:
             raise BadMessage("a folded message has a part of this round or of the next")
+        parts = (self.current, self.following)
+        senders = {part.client for part in parts if isinstance(part, FROM_CLIENTS)}
+        if len(senders) > 1:
+            raise BadMessage(f"the parts of a folded message are of clients {sorted(senders)}, not of one")
 
 
 def next_round(config: RoundConfig) -> RoundConfig:
@@ -52,7 +56,12 @@ def next_round(config: RoundConfig) -> RoundConfig:
 
 
 def encode_folded(message: Folded, current: RoundConfig | None, following: RoundConfig) -> bytes:
-    """Length of the first part (4 bytes), then both parts as `wire.encode` writes them; an absent part is empty."""
+    """Length of the first part (4 bytes), then both parts as `wire.encode` writes them; an absent part is empty.
+
+    Raises BadMessage for a part of a current round where there is none.
+    """
+    if message.current is not None and current is None:
+        raise BadMessage("there is no current round that this message could be a part of")
     first = b"" if message.current is None or current is None else encode(message.current, current)
     second = b"" if message.following is None else encode(message.following, following)
     return len(first).to_bytes(4, "big") + first + second
@@ -137,7 +146,9 @@ class FoldedClient:
             self._following = None
         if message.following is not None:
             if self._following is None:
-                raise WrongPhase(f"client {self.client} prepares no round that {type(message.following).__name__} is for")
+                raise WrongPhase(
+                    f"client {self.client} prepares no round that {type(message.following).__name__} is for"
+                )
             following = self._following.receive(message.following)
         if message.current is not None:
             if self._current is None:
@@ -198,7 +209,8 @@ class FoldedServer:
     def receive(self, message: Folded) -> None:
         """Take in both parts, each on its own: one that is refused does not hold up the other.
 
-        Raises the SecAggError of the refused part, after the other one was taken in.
+        Raises the SecAggError of the refused part, after the other one was taken in. As with `Server`, a transport
+        must compare the message's client with its authenticated sender first.
         """
         refused: list[SecAggError] = []
         for server, part in ((self._current, message.current), (self._following, message.following)):
@@ -233,4 +245,3 @@ class FoldedServer:
         if self._current is None:
             raise WrongPhase("no round has begun")
         return self._current.total
-

@@ -26,7 +26,7 @@ SIGNATURE_BYTES = 64
 _TAG = b"fedpdpo/identity/v1/"  # not the protocol's: a roster outlives a change of messages
 _PRIME = 2**255 - 19
 _D = -121665 * pow(121666, -1, _PRIME) % _PRIME
-_ORDER_8_Y = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_ORDER_8_Y = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y = frozenset({0, 1, _PRIME - 1, _ORDER_8_Y, _PRIME - _ORDER_8_Y})
 """The y coordinates of the 8 points whose order divides the cofactor; both signs of x are such points."""
 

@@ -28,6 +28,11 @@ _KEY_BYTES = len(_KEY_HEADER) + 2 * IDENTITY_BYTES + 2
 _HEX = re.compile(rf"[0-9a-f]{{{2 * IDENTITY_BYTES}}}")  # one spelling: a roster has one text for one identity
 
 
+def key_name(client: int, clients: int) -> str:
+    """The usual name of a client's key file among `clients` of them: client-07.key."""
+    return f"client-{client:0{max(2, len(str(clients - 1)))}d}.key"
+
+
 def read_roster(path: Path) -> Roster:
     """The roster in the file at `path`. Raises ValueError in one line: path, field and what is wrong with it."""
     data = _read(path, limit=MAX_ROSTER_BYTES)

@@ -46,7 +46,9 @@ class Journal(Protocol):
 
 
 def entry(digest: bytes, act: bytes) -> bytes:
-    """The 32-byte entry for the act of this name ("mask", "reveal") in the round with this 32-byte digest.
+    """The 32-byte entry for an act in the round with this 32-byte digest.
+
+    The act is a name, and the client's id after it where several clients share a journal.
 
     The digest is `RoundConfig.digest`: keys and shares are the same for every model of a round, so its `binding`
     would allow one answer for each model. SHA-256, so that what is stored says nothing about the round.

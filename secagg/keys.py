@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NoReturn
 
 from cryptography.hazmat.primitives import hashes
@@ -27,14 +28,25 @@ PUBLIC_KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """An X25519 key pair as raw bytes (32 each); the secret does not show in repr, and there are no copies."""
+    """An X25519 key pair as raw bytes (32 each); the secret does not show in repr, and there are no copies.
+
+    The secret is loaded once: that costs as much as an exchange.
+    """
 
     secret: bytes = field(repr=False)
     public: bytes
+    _loaded: X25519PrivateKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_loaded", X25519PrivateKey.from_private_bytes(self.secret))
 
     @classmethod
     def from_secret(cls, secret: bytes) -> KeyPair:
         return cls(secret, X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw())
+
+    def exchange(self, peer_public: bytes) -> bytes:
+        """The shared secret (32 bytes) with the owner of `peer_public`. Raises PeerMisbehaved, see `exchange`."""
+        return _exchange(self._loaded, peer_public)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secagg key pair is a one-time secret and cannot be copied or pickled")
@@ -42,10 +54,15 @@ class KeyPair:
 
 def exchange(secret: bytes, peer_public: bytes) -> bytes:
     """The X25519 shared secret (32 bytes). Raises PeerMisbehaved if it is all zero, RFC 7748 section 6.1."""
+    return _exchange(X25519PrivateKey.from_private_bytes(secret), peer_public)
+
+
+def _exchange(loaded: X25519PrivateKey, peer_public: bytes) -> bytes:
     try:
-        public = X25519PublicKey.from_public_bytes(peer_public)
-        return X25519PrivateKey.from_private_bytes(secret).exchange(public)
+        return loaded.exchange(X25519PublicKey.from_public_bytes(peer_public))
     except ValueError as error:
+        if len(peer_public) != PUBLIC_KEY_BYTES:
+            raise PeerMisbehaved(f"a public key has {PUBLIC_KEY_BYTES} bytes, not {len(peer_public)}") from error
         raise PeerMisbehaved("a public key of small order gives an all-zero shared secret") from error
 
 
@@ -56,10 +73,15 @@ def has_small_order(public: bytes) -> bool:
     result is zero for the points of small order and for no others.
     """
     try:
-        exchange(bytes(32), public)  # clamped to 2^254
+        _exchange(_probe_key(), public)
     except PeerMisbehaved:
         return True
     return False
+
+
+@cache
+def _probe_key() -> X25519PrivateKey:
+    return X25519PrivateKey.from_private_bytes(bytes(32))  # clamped to 2^254; no secret
 
 
 def hkdf(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
@@ -73,12 +95,12 @@ def pair_mask_key(
     """The key of the mask that the lower id adds and the higher id subtracts; `digest` is the round's `binding`."""
     low, high = sorted([(own_id, own.public), (peer_id, peer_public)])
     info = PROTOCOL + b"mask" + struct.pack(">II", low[0], high[0]) + low[1] + high[1]
-    return hkdf(exchange(own.secret, peer_public), salt=digest, info=info)
+    return hkdf(own.exchange(peer_public), salt=digest, info=info)
 
 
 def channel_keys(own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes) -> tuple[bytes, bytes]:
     """The keys (to the peer, from the peer) of the share channel, 32 bytes each: one per ordered pair."""
-    shared = exchange(own.secret, peer_public)
+    shared = own.exchange(peer_public)
     here, there = (own_id, own.public), (peer_id, peer_public)
 
     def directed(sender: tuple[int, bytes], recipient: tuple[int, bytes]) -> bytes:

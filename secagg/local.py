@@ -160,7 +160,9 @@ class LocalRound:
             download_bytes=self._download,
             bytes_by_message=dict(self._bytes),
             client_stages=self._client_stages(),
-            server_stages={s: seconds for (s, party), seconds in self._seconds.items() if party == SERVER and s != "wire"},
+            server_stages={
+                s: seconds for (s, party), seconds in self._seconds.items() if party == SERVER and s != "wire"
+            },
             wire_seconds=self._seconds["wire", SERVER],
         )
 

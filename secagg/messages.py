@@ -181,6 +181,9 @@ class Reveal:
 
 Message = Advertise | PeerKeys | Shares | Delivery | MaskedVector | UnmaskRequest | Consent | Consents | Reveal
 
+FROM_CLIENTS = (Advertise, Shares, MaskedVector, Consent, Reveal)
+"""What clients send; each of these says in `client` whom it is from."""
+
 
 def _require_id(client: int) -> None:
     if not 0 <= client < 2**32:

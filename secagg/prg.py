@@ -82,7 +82,7 @@ def _mask_range(part: RingVector, offset: int, keys: Sequence[tuple[bytes, np.uf
     size = part.itemsize
     counter = (offset * size // _BLOCK).to_bytes(_BLOCK, "big")
     zeros = memoryview(bytes(chunk_bytes))
-    scratch = _scratch(chunk_bytes)
+    scratch = aligned_bytes(chunk_bytes + _BLOCK - 1)  # update_into wants room for one more block, less a byte
     room = scratch.data
     keystream = scratch[:chunk_bytes].view(part.dtype.newbyteorder("<"))
     # The first chunk is the blocks before a cache line, if any: numpy's own arrays start 16 bytes after one.
@@ -102,11 +102,11 @@ def _mask_range(part: RingVector, offset: int, keys: Sequence[tuple[bytes, np.uf
         scratch[:] = 0
 
 
-def _scratch(chunk_bytes: int) -> NDArray[np.uint8]:
-    """Room for a chunk of keystream from a cache line on; `update_into` wants one more block, less a byte."""
-    space = np.empty(chunk_bytes + _BLOCK - 1 + _LINE, np.uint8)
+def aligned_bytes(size: int) -> NDArray[np.uint8]:
+    """`size` bytes of new memory, not initialised, that begin at a cache line."""
+    space = np.empty(size + _LINE, np.uint8)
     start = -space.ctypes.data % _LINE
-    return space[start : start + chunk_bytes + _BLOCK - 1]
+    return space[start : start + size]
 
 
 def _paying_threads(keystream_bytes: int) -> int:

@@ -52,7 +52,7 @@ class Server:
 
     def __init__(self, config: RoundConfig) -> None:
         self._config = config
-        self._state: State = CollectKeys({})
+        self._state: State = CollectKeys({}, set())
 
     def bind(self, model: bytes) -> None:
         """The hash (32 bytes) of a model that became known after the keys. Raises WrongPhase once vectors came in."""

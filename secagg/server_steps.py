@@ -56,6 +56,7 @@ class Total:
 @dataclass(frozen=True, slots=True)
 class CollectKeys:
     keys: dict[int, Advertise]
+    taken: set[bytes]  # every public key in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +110,23 @@ Outgoing = Mapping[int, Message]
 
 
 def _add_keys(config: RoundConfig, state: CollectKeys, message: Advertise) -> None:
-    _expect(message.client, set(config.clients), state.keys, "advertisement")
+    _expect(message.client, config.clients, state.keys, "advertisement")
     own = (message.channel_key, message.mask_key)
-    taken = {key for other in state.keys.values() for key in (other.channel_key, other.mask_key)}
-    if own[0] == own[1] or not taken.isdisjoint(own):
+    if own[0] == own[1] or not state.taken.isdisjoint(own):
         raise PeerMisbehaved(f"client {message.client} repeats a public key of this round")
     if any(has_small_order(key) for key in own):
         raise PeerMisbehaved(f"client {message.client} advertised a public key of small order")
     if config.malicious:
         identity = config.identity(message.client)
-        verify(identity, message.signature, keys_statement(config, message.client, *own), signer=message.client, what="public keys")
+        verify(
+            identity,
+            message.signature,
+            keys_statement(config, message.client, *own),
+            signer=message.client,
+            what="public keys",
+        )
     state.keys[message.client] = message
+    state.taken.update(own)
 
 
 def _add_shares(config: RoundConfig, state: CollectShares, message: Shares) -> None:
@@ -194,9 +201,7 @@ def _recoverable(config: RoundConfig, graph: Graph, shared: Collection[int]) -> 
     return kept
 
 
-def _request_unmasking(
-    config: RoundConfig, state: CollectVectors
-) -> tuple[CollectConsents | CollectReveals, Outgoing]:
+def _request_unmasking(config: RoundConfig, state: CollectVectors) -> tuple[CollectConsents | CollectReveals, Outgoing]:
     _require(config.quorum, "sent a masked vector", len(state.submitted))
     survivors = tuple(sorted(state.submitted))
     outgoing = dict.fromkeys(survivors, UnmaskRequest(survivors))
@@ -215,9 +220,7 @@ def _send_consents(config: RoundConfig, state: CollectConsents) -> tuple[Collect
         )
         for client in signed
     }
-    following = CollectReveals(
-        state.graph, state.shared, state.accumulator, state.survivors, frozenset(signed), {}
-    )
+    following = CollectReveals(state.graph, state.shared, state.accumulator, state.survivors, frozenset(signed), {})
     return following, outgoing
 
 

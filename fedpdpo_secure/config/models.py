@@ -58,7 +58,7 @@ class TinySection(Section):
 class FederationSection(Section):
     """Who takes part and for how long."""
 
-    clients: int = Field(12, ge=1, le=100_000)
+    clients: int = Field(12, ge=1, le=1_000_000)
     rounds: int = Field(5, ge=1)
     local_steps: int | None = Field(2, ge=1)  # null (non-private only): one pass over the client's pairs
     min_survivors: int = Field(3, ge=3)
@@ -140,8 +140,13 @@ class SecAggSection(Section):
     """The pairwise-masking protocol."""
 
     enabled: bool = True
-    mode: Literal["semi-honest"] = "semi-honest"
-    threshold: int | None = None  # null: floor(2n/3)+1
+    mode: Literal["semi-honest", "malicious-server"] = "semi-honest"
+    graph: Literal["auto", "complete", "sparse"] = "auto"  # who masks with whom; auto: complete below 100 clients
+    threshold: int | None = None  # null: floor(2n/3)+1, or the solver's where the graph is sparse
+    corrupted: float = Field(0.1, ge=0, lt=1)  # sparse graph: largest fraction of clients that work with the server
+    dropped: float = Field(0.1, ge=0, lt=1)  # sparse graph: largest fraction of clients that may disappear
+    identities: str | None = None  # malicious-server: folder with roster.json and signing keys (fedpdpo keys make)
+    transcript: bool = True  # each round leaves a public, hash-chained record (fedpdpo transcript verify)
     bits: Literal[16, 24, 32] = 24
     value_range: float = Field(1.0, gt=0)  # one client's coordinates are clipped to this before encoding
 

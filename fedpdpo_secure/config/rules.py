@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.config.models import Config
 from secagg import FixedPoint, Stage, default_threshold
+from secagg.solver import GraphParameters
 
 BUILTIN_DATA = "builtin:synthetic"
 SIZE_REASON = "the declared public size data.pairs_per_client"
@@ -56,8 +58,8 @@ def _with_sizes(config: Config) -> Config:
     if config.privacy.unit == "pair" and config.privacy.expected_batch is None and size is not None:
         privacy["expected_batch"] = config.privacy.sample_rate * size
     secagg: dict[str, Any] = {}
-    if config.secagg.threshold is None and config.secagg.enabled:
-        secagg["threshold"] = default_threshold(config.federation.clients)
+    if config.secagg.threshold is None and config.secagg.enabled and releases(config):
+        secagg["threshold"] = _graph(config).threshold
     return _fill(config, data=data, privacy=privacy, secagg=secagg)
 
 
@@ -168,16 +170,46 @@ def _check_secagg(config: Config) -> None:
     if not releases(config) or config.method.name == "centralized":
         return
     if config.secagg.enabled:
-        threshold = config.secagg.threshold
-        if threshold is None or not clients // 2 < threshold <= clients:
-            raise ConfigError(
-                f"secagg.threshold: {threshold} must be above half and at most all of federation.clients = {clients}: "
-                f"{clients // 2 + 1}..{clients}"
-            )
+        _check_graph(config)
     try:
         FixedPoint(bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=clients)
     except ValueError as error:
         raise ConfigError(f"secagg.bits: {error}") from error
+
+
+def _graph(config: Config) -> GraphParameters:
+    try:
+        return graph_parameters(config)
+    except ValueError as error:
+        raise ConfigError(f"secagg.corrupted, secagg.dropped: no sparse graph is safe: {error}") from error
+
+
+def _check_graph(config: Config) -> None:
+    clients, threshold, graph = config.federation.clients, config.secagg.threshold, _graph(config)
+    malicious = config.secagg.mode == "malicious-server"
+    least = default_threshold(clients) if malicious else clients // 2 + 1
+    if graph.complete and (threshold is None or not least <= threshold <= clients):
+        bound = "two thirds" if malicious else "half"
+        raise ConfigError(
+            f"secagg.threshold: {threshold} must be above {bound} and at most all of federation.clients = {clients}: "
+            f"{least}..{clients}"
+        )
+    if not graph.complete and threshold != graph.threshold:
+        raise ConfigError(
+            f"secagg.threshold: {threshold} is not the {graph.threshold} that {graph.neighbors} neighbours need; in a "
+            "sparse graph it follows from secagg.corrupted and secagg.dropped, leave it out"
+        )
+    if not graph.complete and malicious and config.federation.min_survivors > graph.honest_part:
+        raise ConfigError(
+            f"federation.min_survivors: {config.federation.min_survivors} is above {graph.honest_part}: in a sparse "
+            "graph a server that lies about who dropped can open sums of so few honest clients; use "
+            "secagg.graph: complete"
+        )
+    if malicious and config.secagg.identities is None:
+        raise ConfigError(
+            "secagg.identities: malicious-server mode needs long-term keys; make them with "
+            f"fedpdpo keys make DIR --clients {clients} and set secagg.identities to DIR"
+        )
 
 
 def _check_method(config: Config) -> None:

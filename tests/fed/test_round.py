@@ -44,7 +44,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recording]]:
     opened: list[Recording] = []
     original = aggregate.open_aggregation
 
-    def opening(config: Config, round_index: int, dim: int, lora: np.ndarray) -> Recording:
+    def opening(config: Config, round_index: int, dim: int, lora: np.ndarray, transcripts: object) -> Recording:
         opened.append(Recording(original(config, round_index, dim, lora)))
         return opened[-1]
 

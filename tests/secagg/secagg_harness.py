@@ -91,9 +91,7 @@ def run_local(
     tap: Tap | None = None,
     entropy: Callable[[int], bytes] | None = None,
 ) -> RoundSum:
-    local = LocalRound(
-        config, drops or {}, identities=identities(config), entropy=entropy or fixed_entropy(), tap=tap
-    )
+    local = LocalRound(config, drops or {}, identities=identities(config), entropy=entropy or fixed_entropy(), tap=tap)
     for client in local.open():
         local.submit(client, vectors[client])
     return local.finish()
@@ -181,9 +179,7 @@ class Federation:
 
 def altered(keys: PeerKeys, client: int, **change: bytes) -> PeerKeys:
     """The same message with other keys for one client."""
-    return replace(
-        keys, entries=tuple(replace(e, **change) if e.client == client else e for e in keys.entries)
-    )
+    return replace(keys, entries=tuple(replace(e, **change) if e.client == client else e for e in keys.entries))
 
 
 def finished_federation(config: RoundConfig, absent: tuple[int, ...] = ()) -> Federation:

@@ -10,6 +10,8 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -17,7 +19,14 @@ FIELD_25519 = 2**255 - 19
 SHAMIR_FIELD = 2**256 + 297
 PROTOCOL = b"fedpdpo/secagg/v2/"
 
+VECTORS = Path(__file__).with_name("vectors")
+
 Projective = tuple[int, int]  # X and Z of a point of a Montgomery curve, u = X / Z; Z = 0 is the neutral element
+
+
+def vectors(name: str) -> Any:
+    """The contents of `vectors/<name>.json`; its README names the sources."""
+    return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def ladder(scalar: int, u: int) -> Projective:

@@ -54,7 +54,9 @@ def test_every_shorter_prefix_and_every_extra_byte_is_refused(config: RoundConfi
 
 
 @each_message
-def test_mutated_bytes_give_a_message_with_that_encoding_or_a_secagg_error(config: RoundConfig, message: Message) -> None:
+def test_mutated_bytes_give_a_message_with_that_encoding_or_a_secagg_error(
+    config: RoundConfig, message: Message
+) -> None:
     rng = random.Random(17)
     data = encode(message, config)
     understood = 0
@@ -101,7 +103,9 @@ def mutations(config: RoundConfig, message: Message, count: int) -> list[Message
 
 
 @each_message
-def test_a_party_that_is_given_mutated_messages_raises_secagg_errors_only(config: RoundConfig, message: Message) -> None:
+def test_a_party_that_is_given_mutated_messages_raises_secagg_errors_only(
+    config: RoundConfig, message: Message
+) -> None:
     federation = Federation(config)
     me, states = config.clients[0], []
     advance = (
