@@ -21,15 +21,14 @@ __all__ = ["Rates", "RoundCosts", "RoundShape", "WordRates", "expansions", "lowe
 
 _COLD = 1.06
 """A function in a round, between others, against the same function in the tight loop of a probe."""
-_SCAN = 0.07
-"""Entries of the server's look at all earlier keys when a client advertises, per earlier client."""
 
 _STREAM_BYTES = 850  # an open keystream
 _KEY_BYTES = 73  # a derived key in a list
 _NEIGHBOR_BYTES = 600  # a client's keys and shares of one neighbour
 _ROSTER_BYTES = 250  # one client in a graph, with the hash of its keys
-_CLIENT_BYTES = 700  # what the server keeps of one client
-_ENTRY_BYTES = 260  # a sealed pair of shares, or a revealed share, at the server
+_CLIENT_BYTES = 1000  # what the server keeps of one client
+_SEALED_BYTES = 245  # a sealed pair of shares at the server
+_REVEALED_BYTES = 200  # a revealed share at the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def _server_stages(shape: RoundShape, rates: Rates) -> dict[str, float]:
     sparse = not shape.complete
     advertised = 2 * rates.small_order + rates.key_hash + shape.malicious * rates.verify + sparse * rates.permute
     stages = {
-        "advertise": n * (_COLD * advertised + rates.item * (5 + 40 * sparse + n * _SCAN)),
+        "advertise": n * (_COLD * advertised + rates.item * (5 + 40 * sparse)),
         "share": n * rates.item * (5 + 35 * sparse + 1.6 * k),
         "mask": survivors * (rates.unpack_call + 40 * rates.item + shape.dim * words.unpack),
     }
@@ -145,7 +144,10 @@ def _client_memory(shape: RoundShape) -> int:
 
 
 def _server_memory(shape: RoundShape) -> int:
-    """The sum, one message on its way into it, and what is kept of every client and every pair of neighbours."""
+    """The sealed shares of all before there are vectors, or the sum, a message into it and what unmasking needs."""
+    entries = shape.clients * shape.degree
     vectors = shape.dim * word_dtype(shape.bits).itemsize + 2 * packed_size(shape.dim, shape.bits)
-    keys = round(expansions(shape)) * _KEY_BYTES + 2 * CHUNK_BYTES + OPEN_STREAMS * _STREAM_BYTES
-    return vectors + keys + shape.clients * (_CLIENT_BYTES + _ROSTER_BYTES + shape.degree * _ENTRY_BYTES)
+    computed = round(expansions(shape))
+    keys = computed * _KEY_BYTES + 2 * CHUNK_BYTES + min(computed, OPEN_STREAMS) * _STREAM_BYTES
+    stages = entries * _SEALED_BYTES, vectors + keys + entries * _REVEALED_BYTES
+    return shape.clients * _CLIENT_BYTES + max(stages)

@@ -104,6 +104,7 @@ class LocalRound:
         self._identities, self._journal = identities or {}, journal
         self._server = Server(config)
         self._clients: dict[int, Client] = {}
+        self._expected: tuple[int, ...] = ()  # without those whose secrets could not be recovered (`server_steps`)
         self._upload = dict.fromkeys(config.clients, 0)
         self._download = dict.fromkeys(config.clients, 0)
         self._bytes: dict[str, int] = defaultdict(int)
@@ -127,11 +128,12 @@ class LocalRound:
         except BaseException:
             self._clients.clear()
             raise
-        return self._present(Stage.AFTER_SHARES)
+        self._expected = tuple(c for c in self._present(Stage.AFTER_SHARES) if self._clients[c].ready)
+        return self._expected
 
     def submit(self, client: int, vector: NDArray[np.int64]) -> None:
         """Mask one client's vector (int64[dim]) and add it. Raises ValueError for a client not expected."""
-        if client not in self._clients or client not in self._present(Stage.AFTER_SHARES):
+        if client not in self._clients or client not in self._expected:
             raise ValueError(f"client {client} is not expected to submit a vector")
         with self._timed("mask", client):
             masked = self._clients[client].mask(vector)

@@ -82,6 +82,7 @@ class CollectConsents:
     shared: Mapping[int, SharedClient]
     accumulator: RingVector
     survivors: tuple[int, ...]  # U3, fixed
+    statement: bytes  # what each of them signs
     consents: dict[int, Consent]
 
 
@@ -143,10 +144,9 @@ def _add_vector(config: RoundConfig, state: CollectVectors, message: MaskedVecto
 
 
 def _add_consent(config: RoundConfig, state: CollectConsents, message: Consent) -> None:
-    _expect(message.client, set(state.survivors), state.consents, "consent")
-    statement = survivors_statement(config, state.graph.seed, state.survivors)
+    _expect(message.client, state.survivors, state.consents, "consent")
     identity = config.identity(message.client)
-    verify(identity, message.signature, statement, signer=message.client, what="survivor list")
+    verify(identity, message.signature, state.statement, signer=message.client, what="survivor list")
     state.consents[message.client] = message
 
 
@@ -206,7 +206,8 @@ def _request_unmasking(config: RoundConfig, state: CollectVectors) -> tuple[Coll
     survivors = tuple(sorted(state.submitted))
     outgoing = dict.fromkeys(survivors, UnmaskRequest(survivors))
     if config.malicious:
-        return CollectConsents(state.graph, state.shared, state.accumulator, survivors, {}), outgoing
+        statement = survivors_statement(config, state.graph.seed, survivors)
+        return CollectConsents(state.graph, state.shared, state.accumulator, survivors, statement, {}), outgoing
     asked = frozenset(survivors)
     return CollectReveals(state.graph, state.shared, state.accumulator, survivors, asked, {}), outgoing
 

@@ -10,8 +10,10 @@ Source: Shamir, "How to share a secret", CACM 22(11), 1979.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from secagg.errors import PeerMisbehaved
 
@@ -63,13 +65,18 @@ def _evaluate(coefficients: Sequence[int], x: int) -> int:
 
 @lru_cache(maxsize=256)
 def _lagrange_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Coefficients c_i with f(0) = sum c_i f(x_i) for every f of degree below len(points)."""
+    """Coefficients c_i with f(0) = sum c_i f(x_i) for every f of degree below len(points).
+
+    c_i is the product of the other points over the product of their differences to x_i, here the product of all
+    points over x_i times those differences; one inversion serves all i (Montgomery's trick), and products of small
+    integers are reduced once.
+    """
+    below = [math.prod(other - x for other in points if other != x) * x % PRIME for x in points]
+    before = [1, *accumulate(below, lambda product, factor: product * factor % PRIME)]
+    inverse = pow(before.pop(), -1, PRIME)
+    everything = math.prod(points) % PRIME
     result = []
-    for x in points:
-        above, below = 1, 1
-        for other in points:
-            if other != x:
-                above = above * other % PRIME
-                below = below * (other - x) % PRIME
-        result.append(above * pow(below, -1, PRIME) % PRIME)
-    return tuple(result)
+    for product, factor in zip(reversed(before), reversed(below), strict=True):
+        result.append(everything * inverse * product % PRIME)
+        inverse = inverse * factor % PRIME
+    return tuple(reversed(result))

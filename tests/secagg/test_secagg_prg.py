@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +177,12 @@ def test_small_work_starts_no_thread_and_large_work_takes_no_more_than_there_are
 ) -> None:
     started: list[int] = []
 
-    class Pool(prg.ThreadPoolExecutor):
+    class Pool(ThreadPoolExecutor):
         def __init__(self, threads: int) -> None:
             started.append(threads)
             super().__init__(threads)
 
-    monkeypatch.setattr(prg, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Pool)
     monkeypatch.setattr(prg, "BYTES_PER_THREAD", 1000)
     vector = np.zeros(400, np.uint32)
     for cores, keys, expected in [(4, 1, []), (1, 9, []), (4, 9, [4]), (64, 9, [prg.MAX_THREADS])]:
