@@ -96,6 +96,23 @@ def probe(budget: float = 1.0) -> Rates:
     return _rates({name: sorted(values)[repeats // 4] for name, values in samples.items()})
 
 
+def lower_bound_now(neighbors: int, dim: int, bits: int) -> float:
+    """`cost.lower_bound` from rates probed at this moment, a few milliseconds of each."""
+    zeros, room = memoryview(bytes(CHUNK_BYTES)), aligned_bytes(CHUNK_BYTES + 15).data
+    dtype = word_dtype(bits)
+    chunk, other = (aligned_bytes(CHUNK_BYTES).view(dtype) for _ in range(2))
+    chunk[:], other[:] = 1, 1
+    keystream = _repeated("keystream", partial(open_stream(_DIGEST).update_into, zeros, room), 64, CHUNK_BYTES)
+    add = _repeated("add", partial(np.add, chunk, other, chunk), 128, chunk.size)
+    seconds = {}
+    for one in (keystream, add):
+        one.run()
+        start = time.process_time()
+        one.run()
+        seconds[one.name] = (time.process_time() - start) / one.units
+    return (neighbors + 1) * dim * (dtype.itemsize * seconds["keystream"] + seconds["add"])
+
+
 def _rates(s: Mapping[str, float]) -> Rates:
     """What is timed at two thresholds as a line in their square."""
     split_call, split_product = _line(s["split small"], s["split large"])

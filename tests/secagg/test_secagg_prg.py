@@ -146,9 +146,10 @@ def scratches(monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.uint8]]:
     taken: list[NDArray[np.uint8]] = []
 
     def remembered(size: int) -> NDArray[np.uint8]:
-        taken.append(aligned_bytes(size))
-        taken[-1][:] = 9
-        return taken[-1]
+        scratch = aligned_bytes(size)
+        scratch[:] = 9
+        taken.append(scratch)
+        return scratch
 
     monkeypatch.setattr(prg, "aligned_bytes", remembered)
     return taken
