@@ -45,8 +45,8 @@ from secagg.transcript_record import (
     header_of,
 )  # fmt: skip
 
-MAX_BYTES = 256 * 2**20
-"""A larger file is refused unread; a complete graph of 1000 clients needs about 20 MB."""
+MAX_BYTES = 64 * 2**20
+"""A larger file is refused unread; a complete graph of 2000 clients needs about 20 MB."""
 
 
 class Recorder:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from secagg.channel import SEALED_BYTES
 from secagg.config import RoundConfig, Stage
+from secagg.errors import BadMessage
 from secagg.graph import HASH_BYTES, Graph, roster_hash
 from secagg.identity import SIGNATURE_BYTES
 from secagg.keys import PUBLIC_KEY_BYTES
@@ -18,6 +19,8 @@ from secagg.transcript_record import Revealed, Transcript
 _HEAD = 1 + 1 + 32  # version, type, digest
 _ID = 4
 _COUNT = 4
+MAX_PAIRS = 4_000_000
+"""A complete graph of 2000 clients, or 10,000 clients with 400 neighbours: a file must not exhaust its reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,6 @@ class View:
     roster_hash: bytes
     advertised: frozenset[int]  # U1
     neighbors: Mapping[int, frozenset[int]]  # of each of U1
-    holders: Mapping[int, frozenset[int]]
     sharers: frozenset[int]
     shared: frozenset[int]  # U2: those of them whose secrets enough others of them hold
     survivors: frozenset[int]  # U3
@@ -41,14 +43,20 @@ class View:
         return self.neighbors.get(client, frozenset())
 
     def holders_of(self, client: int) -> frozenset[int]:
-        return self.holders.get(client, frozenset())
+        """Those who were given a share of its secrets."""
+        if self.config.complete and client in self.advertised:
+            return self.advertised
+        return self.neighbors_of(client)
 
 
 def view_of(config: RoundConfig, transcript: Transcript) -> View:
+    """Raises BadMessage if the round is too large to be looked at here."""
     present = tuple(key.client for key in transcript.keys)
+    if len(present) * min(config.neighbors or len(present), len(present)) > MAX_PAIRS:
+        raise BadMessage(f"{len(present)} clients have more than {MAX_PAIRS} pairs of neighbours")
     seed = roster_hash(config, present, b"".join(key.key_hash() for key in transcript.keys))
     graph = Graph.build(config, present, seed)
-    holders = {client: frozenset(graph.holders(client)) for client in present}
+    neighbors = {client: frozenset(graph.neighbors(client)) for client in present}
     sharers = frozenset(shared.client for shared in transcript.shares)
     return View(
         config=config,
@@ -56,24 +64,27 @@ def view_of(config: RoundConfig, transcript: Transcript) -> View:
         roster=frozenset(config.clients),
         roster_hash=seed,
         advertised=frozenset(present),
-        neighbors={client: frozenset(graph.neighbors(client)) for client in present},
-        holders=holders,
+        neighbors=neighbors,
         sharers=sharers,
-        shared=_kept(config, sharers & holders.keys(), holders),
+        shared=_kept(config, sharers & neighbors.keys(), neighbors),
         survivors=frozenset(transcript.survivors),
         consented=frozenset(consent.client for consent in transcript.consents or ()),
         revealed={revealed.client: revealed for revealed in transcript.reveals},
     )
 
 
-def _kept(config: RoundConfig, sharers: frozenset[int], holders: Mapping[int, frozenset[int]]) -> frozenset[int]:
-    """U2 in a k-regular graph leaves out who could not be rebuilt (Bell et al. 2020), until nobody is left out."""
-    while not config.complete:
-        kept = frozenset(client for client in sharers if len(sharers & holders[client]) >= config.threshold)
-        if kept == sharers:
-            break
-        sharers = kept
-    return sharers
+def _kept(config: RoundConfig, sharers: frozenset[int], neighbors: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    """U2. A k-regular round leaves out whose secrets too few others of U2 hold, until nobody is left out."""
+    if config.complete:
+        return sharers
+    held = {client: len(sharers & neighbors[client]) for client in sharers}
+    lost = [client for client, count in held.items() if count < config.threshold]
+    for client in lost:  # grows
+        for peer in neighbors[client] & sharers:
+            held[peer] -= 1
+            if held[peer] == config.threshold - 1:
+                lost.append(peer)
+    return sharers.difference(lost)
 
 
 def expected_size(view: View, message: str, client: int) -> int:

@@ -98,3 +98,21 @@ def test_imports_where_torch_is_absent(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_architecture_page_names_every_state_and_message_of_the_protocol() -> None:
+    from secagg.client import TRANSITIONS
+    from secagg.server import DEADLINE, RECEIVE
+
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    states = {state for state, _ in (*TRANSITIONS, *RECEIVE)} | set(DEADLINE)
+    messages = {message for _, message in (*TRANSITIONS, *RECEIVE)}
+    missing = {kind.__name__ for kind in states | messages if kind.__name__ not in page}
+    assert missing == set()
+
+
+def test_the_architecture_page_names_every_file_of_secagg() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    stems = {path.stem for path in (ROOT / "secagg").glob("*.py")} - {"__init__", "errors", "ring", "encoding"}
+    starred = ("identity", "transcript")  # named with a star
+    assert {s for s in stems if not s.startswith(starred) and f"`{s}.py`" not in page} == set()

@@ -1,4 +1,4 @@
-"""The two modes and graphs of secure aggregation inside a whole run: who signs, what is refused, what is left behind."""
+"""The modes and graphs of secure aggregation inside a whole run: who signs, what is refused, what is left behind."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_wrong_identity_files_are_refused_before_anything_is_trained(tmp_path: P
     folder = make_identities(tmp_path / "identities", 6)
     secagg = {"mode": "malicious-server", "identities": str(folder)}
     federation = {"clients": 5, "rounds": 1, "local_steps": 1}
-    with pytest.raises(ConfigError, match="is of 6 clients, federation.clients is 5"):
+    with pytest.raises(ConfigError, match=r"is of 6 clients, federation\.clients is 5"):
         run(tmp_path / "run", federation=federation, secagg=secagg)
     federation["clients"] = 6
     key = folder / key_name(3, 6)

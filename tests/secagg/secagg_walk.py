@@ -47,7 +47,7 @@ def reachable(root: object) -> Iterator[bytes]:
 
 def traces(words: Words, bits: int) -> set[bytes]:
     """Byte strings that show that `words` (or eight neighbours of it) are stored in any of the usual forms."""
-    small = words & np.uint32(2**bits - 1)
+    small = words & words.dtype.type(2**bits - 1)
     found = set()
     for start in (0, small.size // 2, small.size - 8):
         part = small[start : start + 8]

@@ -178,7 +178,9 @@ def victim_among_fakes(config: RoundConfig, victim: int, key: SigningKey) -> Out
     def forge(client: int, message: Advertise) -> Advertise:
         if not config.malicious:
             return message
-        return replace(message, signature=key.sign(keys_statement(config, client, message.channel_key, message.mask_key)))
+        return replace(
+            message, signature=key.sign(keys_statement(config, client, message.channel_key, message.mask_key))
+        )
 
     def lie(client: int, message: PeerKeys) -> PeerKeys:
         return replace(message, entries=tuple(e if e.client == victim else forge(e.client, e) for e in message.entries))
@@ -263,7 +265,9 @@ def test_an_even_number_of_neighbours_works_and_an_odd_one_is_refused_by_name() 
 
 
 @pytest.mark.parametrize(("clients", "value_range", "bits"), [(1024, 8.0, 32), (1024, 1.0, 24), (1023, 8.0, 24)])
-def test_a_thousand_clients_at_the_edge_of_the_range_do_not_overflow(clients: int, value_range: float, bits: int) -> None:
+def test_a_thousand_clients_at_the_edge_of_the_range_do_not_overflow(
+    clients: int, value_range: float, bits: int
+) -> None:
     """There: from 1024 clients of the largest weight on a mean of 7.0 is decoded as infinite, without an error."""
     fixed = FixedPoint(bits=bits, value_range=value_range, max_clients=clients)
     words = to_ring(fixed.encode(np.array([7.0, -8.0]).clip(-value_range, value_range), None).vector, bits)
@@ -272,7 +276,7 @@ def test_a_thousand_clients_at_the_edge_of_the_range_do_not_overflow(clients: in
         total += words
     mean = fixed.decode(from_ring(total, bits)) / clients
     assert np.abs(mean - np.array([7.0, -8.0]).clip(-value_range, value_range)).max() <= 1 / fixed.scale
-    with pytest.raises(ValueError, match="max_clients=.* leaves fewer than 256 levels"):
+    with pytest.raises(ValueError, match=r"max_clients=.* leaves fewer than 256 levels"):
         FixedPoint(bits=16, value_range=value_range, max_clients=clients)
 
 
@@ -310,7 +314,10 @@ def test_no_secret_of_a_client_is_in_anything_that_can_be_stored_or_shown(config
                 with pytest.raises(TypeError, match="one-time secret"):
                     store(client._state)
         text = f"{client} {client!r} {client._state!r} {client.greeting!r}"
-        assert not any(secret.hex() in text or repr(secret)[2:-1] in text or str(int.from_bytes(secret)) in text for secret in secrets)
+        assert not any(
+            secret.hex() in text or repr(secret)[2:-1] in text or str(int.from_bytes(secret)) in text
+            for secret in secrets
+        )
         step()
 
 
@@ -320,7 +327,8 @@ def test_no_message_has_room_for_a_weight_a_metric_or_a_count_of_examples() -> N
     assert names["MaskedVector"] == {"client", "packed"}
     from_clients = names["Advertise"] | names["Shares"] | names["MaskedVector"] | names["Reveal"] | names["Consent"]
     assert from_clients == {
-        "client", "channel_key", "mask_key", "signature", "commitment", "sealed", "packed", "self_mask_seeds", "mask_secrets"
+        "client", "channel_key", "mask_key", "signature", "commitment", "sealed", "packed",
+        "self_mask_seeds", "mask_secrets",
     }  # fmt: skip
 
 
@@ -428,9 +436,7 @@ def test_one_wrong_share_is_left_out_and_names_holder_and_owner(config: RoundCon
     hostile = graph_peers[0]
 
     def lie(client: int, message: Reveal) -> Reveal:
-        return Reveal(
-            client, wrong(message.self_mask_seeds, owner, client), wrong(message.mask_secrets, owner, client)
-        )
+        return Reveal(client, wrong(message.self_mask_seeds, owner, client), wrong(message.mask_secrets, owner, client))
 
     def told(client: int, message: Message) -> Iterator[Message]:
         if dropped and client == owner and not isinstance(message, Advertise | Shares):
@@ -536,9 +542,7 @@ def test_without_a_journal_a_restart_would_give_the_difference_of_two_vectors() 
 # A malicious server with clients of its own
 
 
-def assignments(
-    collusion: Collusion, lists: tuple[Survivors, Survivors]
-) -> Iterator[Mapping[int, Survivors]]:
+def assignments(collusion: Collusion, lists: tuple[Survivors, Survivors]) -> Iterator[Mapping[int, Survivors]]:
     """Every way to show the honest clients one of two lists, or nothing; a list without oneself is never accepted."""
     choices = [[None, *(s for s in lists if client in s)] for client in collusion.honest]
     for choice in product(*choices):
@@ -626,7 +630,7 @@ def test_the_threshold_of_the_other_mode_would_not_withstand_two_corrupted_of_se
 
 
 def staggered_lists(config: RoundConfig, left_out: tuple[int, ...]) -> dict[int, Survivors]:
-    """Lists of quorum length, one for each client, that leave each of `left_out` out often enough to rebuild its key."""
+    """Lists of quorum length, one for each client, that leave each of `left_out` out nine times."""
     shown = {}
     for position, client in enumerate(config.clients):
         kept = client if client in left_out else left_out[position % len(left_out)]
@@ -634,14 +638,16 @@ def staggered_lists(config: RoundConfig, left_out: tuple[int, ...]) -> dict[int,
     return shown
 
 
-def sum_of_the_rest(config: RoundConfig, left_out: tuple[int, ...], reveals: list[Reveal], keys: Federation) -> np.ndarray:
+def sum_of_the_rest(
+    config: RoundConfig, left_out: tuple[int, ...], reveals: list[Reveal], keys: Federation
+) -> np.ndarray:
     """What a lying server makes of the reveals: the sum of fewer clients than it may have."""
     survivors = tuple(c for c in config.clients if c not in left_out)
     state = keys.server._state
     total = np.zeros(config.dim, np.uint32)
     for client in survivors:
         words = keys.sent["masked"][client].packed  # type: ignore[union-attr]
-        total += (np.frombuffer(words, np.uint8).reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32))
+        total += np.frombuffer(words, np.uint8).reshape(-1, 3).astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
     chosen = {
         reveal.client: Reveal(
             reveal.client,

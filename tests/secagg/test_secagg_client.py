@@ -9,7 +9,7 @@ import pytest
 from secagg_harness import Federation, altered, fixed_entropy, make_config, random_vectors
 
 from secagg import Client, WrongPhase
-from secagg.client import TRANSITIONS, AwaitDelivery, AwaitRequest, AwaitPeerKeys, AwaitVector, OwnVector
+from secagg.client import TRANSITIONS, AwaitDelivery, AwaitPeerKeys, AwaitRequest, AwaitVector, OwnVector
 from secagg.messages import Delivery, Message, Reveal, UnmaskRequest
 from secagg.shamir import PRIME
 

@@ -98,7 +98,7 @@ def test_min_survivors_above_the_threshold_counts_at_every_stage() -> None:
     with pytest.raises(TooFewSurvivors, match="5 clients advertised keys, at least 6"):
         federation.clients[ME].receive(without(federation.keys(), PEER))
     federation = Federation(config).advertise().share()
-    with pytest.raises(TooFewSurvivors, match="5 clients .itself and neighbours. shared their secrets, at least 6"):
+    with pytest.raises(TooFewSurvivors, match=r"5 clients \(itself and neighbours\) shared their secrets, at least 6"):
         federation.clients[ME].receive(Delivery(federation.delivery(ME).sealed[1:]))
     federation = Federation(config).advertise().share().deliver().mask(random_vectors(config))
     with pytest.raises(TooFewSurvivors, match="5 clients sent a masked vector, at least 6"):

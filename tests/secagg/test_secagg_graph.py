@@ -128,7 +128,9 @@ def drawn_graphs() -> list[Graph]:
 
 def worst_pair(graphs: list[Graph]) -> float:
     """The largest deviation, in standard deviations, of how often a pair of clients are neighbours."""
-    counts = Counter(pair for graph in graphs for c in graph.clients for p in graph.neighbors(c) if (pair := (c, p)) and c < p)
+    counts = Counter(
+        pair for graph in graphs for c in graph.clients for p in graph.neighbors(c) if (pair := (c, p)) and c < p
+    )
     p = K / (N - 1)
     deviation = (len(graphs) * p * (1 - p)) ** 0.5
     return max(abs(counts[pair] - len(graphs) * p) / deviation for pair in PAIRS)
@@ -341,7 +343,9 @@ def test_a_client_with_fewer_than_threshold_neighbours_refuses_to_share(threshol
         hashes = b"".join(entry.key_hash() for entry in entries)
         keys = PeerKeys(tuple(clients), hashes, entries)
         if refused:
-            with pytest.raises(TooFewSurvivors, match=f"{present - 1} clients hold a share of its secrets, at least {present}"):
+            with pytest.raises(
+                TooFewSurvivors, match=f"{present - 1} clients hold a share of its secrets, at least {present}"
+            ):
                 clients[config.clients[0]].receive(keys)
         else:
             assert isinstance(clients[config.clients[0]].receive(keys), Shares)
@@ -352,7 +356,9 @@ def around(federation: Federation, center: int) -> tuple[int, ...]:
     return neighbors
 
 
-def test_clients_whose_neighbours_did_not_share_are_left_out_before_delivery_and_the_sum_is_that_of_the_others() -> None:
+def test_clients_whose_neighbours_did_not_share_are_left_out_before_delivery_and_the_sum_is_that_of_the_others() -> (
+    None
+):
     config = make_config(20, neighbors=6, threshold=3)
     vectors = random_vectors(config)
     federation = Federation(config).advertise()
@@ -373,6 +379,25 @@ def test_clients_whose_neighbours_did_not_share_are_left_out_before_delivery_and
     assert set(dict(federation.server.total.dropped)) == set(config.clients) - kept
     expected = np.sum([vectors[client] for client in kept], axis=0)
     assert np.array_equal(from_ring(federation.server.total.vector, config.bits), expected)
+
+
+def test_a_client_that_the_server_leaves_out_is_not_expected_to_submit() -> None:
+    """Over 40 graphs; in some of them six lost clients leave another one with too few neighbours."""
+    isolated = 0
+    for index in range(40):
+        config = make_config(20, neighbors=6, threshold=3, round_index=index)
+        lost = np.random.default_rng(index).choice(config.clients, 6, replace=False).tolist()
+        try:
+            result = run_local(config, random_vectors(config), dict.fromkeys(lost, Stage.AFTER_KEYS))
+        except TooFewSurvivors:
+            continue
+        missing = set(config.clients) - set(result.survivors)
+        assert missing >= set(lost)
+        assert {client for client, _ in result.dropped} == missing
+        isolated += missing > set(lost)
+        expected = np.sum([random_vectors(config)[client] for client in result.survivors], axis=0)
+        assert np.array_equal(result.vector, expected)
+    assert isolated > 5
 
 
 def test_the_server_ends_a_round_in_which_nobody_could_be_recovered() -> None:

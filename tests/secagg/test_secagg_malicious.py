@@ -81,7 +81,9 @@ def test_each_state_of_a_client_accepts_its_own_event_and_no_other(name: str, st
     client = at(CONFIGS[name], state).clients[ME]
     reached = client._state
     for kind, message in (*EXAMPLES[name].items(), ("OwnVector", None)):
-        offer = (lambda: client.mask(np.zeros(40, np.int64))) if message is None else (lambda m=message: client.receive(m))
+        offer = (
+            (lambda: client.mask(np.zeros(40, np.int64))) if message is None else (lambda m=message: client.receive(m))
+        )
         client._state = reached
         if kind == CLIENT_ACCEPTS[state]:
             offer()
@@ -192,7 +194,8 @@ IMPOSTOR = SigningKey.from_secret(bytes([7]) * 32)
 def impostors(config: RoundConfig, client: int) -> tuple[bytes, ...]:
     """The roster's identities with the impostor in one client's place."""
     return tuple(
-        IMPOSTOR.public if c == client else identity for c, identity in zip(config.clients, config.identities, strict=True)
+        IMPOSTOR.public if c == client else identity
+        for c, identity in zip(config.clients, config.identities, strict=True)
     )
 
 
@@ -220,7 +223,9 @@ def test_keys_that_their_client_did_not_sign_for_this_round_are_refused_naming_i
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 @each_graph
-def test_the_server_refuses_badly_signed_keys_on_arrival_and_the_round_goes_on(config: RoundConfig, forgery: str) -> None:
+def test_the_server_refuses_badly_signed_keys_on_arrival_and_the_round_goes_on(
+    config: RoundConfig, forgery: str
+) -> None:
     federation, vectors, peer = Federation(config), random_vectors(config), config.clients[2]
     for client in config.clients[:2]:
         federation.server.receive(federation.clients[client].greeting)
@@ -393,7 +398,9 @@ BAD = (
 
 @pytest.mark.parametrize("kind", BAD)
 @each_graph
-def test_a_consent_that_is_not_a_neighbours_to_this_very_list_is_refused_by_name(config: RoundConfig, kind: str) -> None:
+def test_a_consent_that_is_not_a_neighbours_to_this_very_list_is_refused_by_name(
+    config: RoundConfig, kind: str
+) -> None:
     federation, everyone, _ = two_lists(config)
     graph = federation.server._state.graph  # type: ignore[union-attr]
     peer = graph.neighbors(ME)[0]
@@ -468,7 +475,9 @@ def test_the_server_refuses_consents_of_strangers_of_the_dropped_and_of_those_wh
 
 def test_the_server_stops_where_fewer_than_threshold_consent_and_nobody_was_shown_a_consent() -> None:
     silent = COMPLETE.clients[4:]
-    outcome = play(COMPLETE, random_vectors(COMPLETE), client=lambda c, m: () if isinstance(m, Consent) and c in silent else (m,))
+    outcome = play(
+        COMPLETE, random_vectors(COMPLETE), client=lambda c, m: () if isinstance(m, Consent) and c in silent else (m,)
+    )
     assert isinstance(outcome.ended, TooFewSurvivors)
     assert "4 clients signed the survivor list, at least 5" in str(outcome.ended)
     assert outcome.reveals == []

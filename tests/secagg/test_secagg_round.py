@@ -295,3 +295,20 @@ def test_a_fixed_entropy_source_gives_the_same_masked_vectors_and_os_entropy_doe
 
     assert masked(fixed_entropy()) == masked(fixed_entropy())
     assert masked(os.urandom) != masked(os.urandom)
+
+
+def test_a_client_whose_secrets_too_few_hold_is_not_expected_and_the_others_go_on() -> None:
+    """Its neighbours dropped before they shared: nobody could rebuild its masks, so it is left out in time."""
+    config = make_config(21, neighbors=4, threshold=2)
+    left_out = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        drops = dict.fromkeys(map(int, rng.choice(config.clients, 3, replace=False)), Stage.AFTER_KEYS)
+        vectors = random_vectors(config, seed)
+        local = LocalRound(config, drops, entropy=fixed_entropy(bytes([seed])))
+        expected = local.open()
+        for client in expected:
+            local.submit(client, vectors[client])
+        assert np.array_equal(local.finish().vector, sum(vectors[client] for client in expected))
+        left_out += len(expected) < 18
+    assert left_out > 0

@@ -13,7 +13,7 @@ from secagg_harness import Federation, fixed_entropy, make_config, random_vector
 from secagg_walk import Words, forbidden, holds, masked_forms, traces
 
 import secagg
-from secagg import LocalRound, RoundConfig, Stage, to_ring
+from secagg import LocalRound, Mode, RoundConfig, Stage, to_ring
 from secagg.channel import unseal
 from secagg.client import AwaitDelivery, AwaitPeerKeys, AwaitVector
 from secagg.client_steps import mask_keys_of
@@ -27,6 +27,7 @@ from secagg.server import Server
 from secagg.wire import encode
 
 PACKAGE = Path(secagg.__file__).parent
+MALICIOUS = Mode.MALICIOUS_SERVER
 
 
 def unpacked(packed: bytes, config: RoundConfig) -> Words:
@@ -245,9 +246,26 @@ def test_no_repr_shows_a_secret() -> None:
     assert not any(value in shown for value in values)
 
 
-def test_fixed_entropy_gives_a_fixed_transcript() -> None:
-    """A change of this value is a change of the protocol: raise the version in PROTOCOL and in wire.VERSION."""
-    config = make_config(5)
+GOLDEN = {
+    "complete": (make_config(5), "9713ba41c09604a360b03af95e66a32f8f79caaf72b876c369fde03e8694c050"),
+    "complete, malicious server": (
+        make_config(5, threshold=4, mode=MALICIOUS),
+        "bf303c5eeadd8c1f2d5781f612ab5fe9d26c272c5ed1467cc90fbcc74c0619ad",
+    ),
+    "6-regular": (
+        make_config(9, neighbors=6, threshold=3),
+        "43e59395630a7d08d0e2a1069f05aec3343d2978c8e906b8d2602de42961aae1",
+    ),
+    "6-regular, malicious server": (
+        make_config(9, neighbors=6, threshold=4, mode=MALICIOUS),
+        "ba05d75c4e8cc0c9f531a071630d29cc209147122bc81f62669f8b629a1db5ef",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "golden"), GOLDEN.values(), ids=GOLDEN)
+def test_fixed_entropy_gives_a_fixed_transcript(config: RoundConfig, golden: str) -> None:
+    """A change of these values is a change of the protocol: raise the version in PROTOCOL and in wire.VERSION."""
     transcript = hashlib.sha256()
 
     def tap(source: int, destination: int, message: Message, size: int) -> None:
@@ -256,7 +274,7 @@ def test_fixed_entropy_gives_a_fixed_transcript() -> None:
 
     drops = {config.clients[1]: Stage.AFTER_SHARES}
     run_local(config, random_vectors(config), drops, tap=tap)
-    assert transcript.hexdigest() == "bf3eb3c8e3512f677878cf318d4d5f3f3020c2d62318c9f82fc3bdcaaf3b4d6c"
+    assert transcript.hexdigest() == golden
 
 
 def imports_of(path: Path) -> set[str]:
