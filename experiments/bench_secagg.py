@@ -134,7 +134,7 @@ def one_round(point: Point, repeat: int = 0) -> dict[str, Any]:
 
 
 def masking(point: Point) -> tuple[float, float]:
-    """CPU seconds of one client's masks alone, and their lower bound: medians of turns taken one after the other.
+    """CPU seconds of one client's masks alone on one core, and their lower bound: medians of turns, one by one.
 
     The stage of the round that masks (`mask_stage_cpu_s`) also agrees on keys, reduces and packs. Taking turns
     keeps the ratio from depending on what else the machine does.
@@ -145,7 +145,7 @@ def masking(point: Point) -> tuple[float, float]:
     for _ in range(MASK_TURNS):
         bounds.append(lower_bound_now(point.degree, point.dim, point.bits))
         start = time.process_time()
-        apply_masks(words, add=keys[::2], subtract=keys[1::2])
+        apply_masks(words, add=keys[::2], subtract=keys[1::2], threads=1)
         taken.append(time.process_time() - start)
     return median(taken), median(bounds)
 

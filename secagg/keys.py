@@ -95,12 +95,12 @@ def pair_mask_key(
     """The key of the mask that the lower id adds and the higher id subtracts; `digest` is the round's `binding`."""
     low, high = sorted([(own_id, own.public), (peer_id, peer_public)])
     info = PROTOCOL + b"mask" + struct.pack(">II", low[0], high[0]) + low[1] + high[1]
-    return hkdf(own.exchange(peer_public), salt=digest, info=info)
+    return hkdf(_shared_with(own, peer_public, peer_id), salt=digest, info=info)
 
 
 def channel_keys(own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes) -> tuple[bytes, bytes]:
     """The keys (to the peer, from the peer) of the share channel, 32 bytes each: one per ordered pair."""
-    shared = own.exchange(peer_public)
+    shared = _shared_with(own, peer_public, peer_id)
     here, there = (own_id, own.public), (peer_id, peer_public)
 
     def directed(sender: tuple[int, bytes], recipient: tuple[int, bytes]) -> bytes:
@@ -108,6 +108,13 @@ def channel_keys(own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int,
         return hkdf(shared, salt=digest, info=PROTOCOL + b"share" + ids + sender[1] + recipient[1])
 
     return directed(here, there), directed(there, here)
+
+
+def _shared_with(own: KeyPair, peer_public: bytes, peer_id: int) -> bytes:
+    try:
+        return own.exchange(peer_public)
+    except PeerMisbehaved as error:
+        raise PeerMisbehaved(f"client {peer_id}: {error}") from error
 
 
 def self_mask_key(seed: bytes, *, client: int, digest: bytes) -> bytes:

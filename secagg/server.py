@@ -78,10 +78,10 @@ class Server:
 
         Raises TooFewSurvivors or PeerMisbehaved, and then the round is over and holds no sum.
         """
+        close = DEADLINE.get(type(self._state))
+        if close is None:  # nothing is lost by it: a sum that is there stays
+            raise WrongPhase(f"the server in state {type(self._state).__name__} has no deadline")
         state, self._state = self._state, Failed()  # stays so unless the stage ends well
-        close = DEADLINE.get(type(state))
-        if close is None:
-            raise WrongPhase(f"the server in state {type(state).__name__} has no deadline")
         self._state, outgoing = close(self._config, state)
         return outgoing
 

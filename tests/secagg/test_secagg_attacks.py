@@ -374,7 +374,7 @@ def test_keys_of_small_order_from_the_server_are_refused_by_the_client_before_an
 
     outcome = play(PLAIN, random_vectors(PLAIN), server=on(PeerKeys, small, clients=[ME]))
     assert isinstance(outcome.refusals[ME], PeerMisbehaved)
-    assert "small order" in str(outcome.refusals[ME])
+    assert "client 13: a public key of small order" in str(outcome.refusals[ME])
     assert not any(isinstance(m, MaskedVector) and m.client == ME for m in outcome.heard)
     assert_sum(PLAIN, outcome, lost=(ME,))
 
@@ -476,6 +476,8 @@ def test_an_answer_after_the_sum_is_refused_and_changes_nothing(config: RoundCon
     before = federation.server.total.vector.copy()
     with pytest.raises(WrongPhase, match="the server in state Done accepts no Reveal"):
         federation.server.receive(federation.sent["reveal"][ME])
+    with pytest.raises(WrongPhase, match="the server in state Done has no deadline"):
+        federation.server.deadline()
     assert np.array_equal(federation.server.total.vector, before)
 
 

@@ -291,8 +291,7 @@ def test_two_clients_that_were_shown_different_hash_lists_never_give_a_usable_su
     assert isinstance(reply, Shares)
     with pytest.raises(PeerMisbehaved, match=f"client {me} did not share with exactly its neighbours"):
         federation.server.receive(reply)
-    delivered = {c: m for c, m in finish_shares(federation, without=me).items()}
-    assert me not in delivered  # the round goes on without it
+    assert me not in finish_shares(federation, without=me)  # the round goes on without it
 
 
 def finish_shares(federation: Federation, without: int) -> dict[int, Delivery]:
@@ -351,6 +350,31 @@ def test_a_client_with_fewer_than_threshold_neighbours_refuses_to_share(threshol
             assert isinstance(clients[config.clients[0]].receive(keys), Shares)
 
 
+@each_mode
+def test_with_fewer_present_than_the_solver_allows_neither_the_server_nor_a_client_goes_on(config: RoundConfig) -> None:
+    """A server that keeps honest clients away would raise the share of its own among a victim's neighbours."""
+    config = replace(config, least_present=10)
+    signing = identities(config)
+    for present, enough in ((9, False), (10, True)):
+        clients = {c: Client(config, c, identity=signing.get(c)) for c in config.clients[:present]}
+        server = Federation(config).server
+        for client in clients.values():
+            server.receive(client.greeting)
+        entries = tuple(client.greeting for client in clients.values())
+        hashes = b"".join(entry.key_hash() for entry in entries)
+        seed = roster_hash(config, tuple(clients), hashes)
+        peers = Graph.build(config, tuple(clients), seed).neighbors(config.clients[0])
+        shown = tuple(e for e in entries if e.client in (config.clients[0], *peers))
+        if enough:
+            assert len(server.deadline()) == 10
+            assert isinstance(clients[config.clients[0]].receive(PeerKeys(tuple(clients), hashes, shown)), Shares)
+            continue
+        with pytest.raises(TooFewSurvivors, match="9 clients advertised keys, at least 10 are needed"):
+            server.deadline()
+        with pytest.raises(TooFewSurvivors, match="9 clients advertised keys, at least 10 are needed"):
+            clients[config.clients[0]].receive(PeerKeys(tuple(clients), hashes, shown))
+
+
 def around(federation: Federation, center: int) -> tuple[int, ...]:
     neighbors: tuple[int, ...] = federation.server._state.graph.neighbors(center)  # type: ignore[union-attr]
     return neighbors
@@ -382,9 +406,9 @@ def test_clients_whose_neighbours_did_not_share_are_left_out_before_delivery_and
 
 
 def test_a_client_that_the_server_leaves_out_is_not_expected_to_submit() -> None:
-    """Over 40 graphs; in some of them six lost clients leave another one with too few neighbours."""
+    """Over 20 graphs; in some of them six lost clients leave another one with too few neighbours."""
     isolated = 0
-    for index in range(40):
+    for index in range(20):
         config = make_config(20, neighbors=6, threshold=3, round_index=index)
         lost = np.random.default_rng(index).choice(config.clients, 6, replace=False).tolist()
         try:
@@ -397,7 +421,7 @@ def test_a_client_that_the_server_leaves_out_is_not_expected_to_submit() -> None
         isolated += missing > set(lost)
         expected = np.sum([random_vectors(config)[client] for client in result.survivors], axis=0)
         assert np.array_equal(result.vector, expected)
-    assert isolated > 5
+    assert isolated > 2
 
 
 def test_the_server_ends_a_round_in_which_nobody_could_be_recovered() -> None:
@@ -452,9 +476,8 @@ def test_early_drop_outs_leave_the_sum_of_the_others(config: RoundConfig, stage:
     assert np.array_equal(result.vector, sum(vectors[client] for client in result.survivors))
 
 
-def test_a_client_of_another_neighbourhood_is_told_nothing_of_a_clients_keys() -> None:
+def test_a_client_is_told_the_keys_of_its_neighbours_and_of_nobody_else() -> None:
     federation = Federation(SIGNED).advertise()
     me, peers, far = me_and_peers(federation)
     assert {entry.client for entry in federation.keys(me).entries} == {me, *peers}
     assert len(far) == 4
-    assert identities(SIGNED).keys() == set(SIGNED.clients)

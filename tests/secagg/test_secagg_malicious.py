@@ -14,7 +14,7 @@ from secagg.client import TRANSITIONS
 from secagg.client_steps import AwaitConsents, AwaitPeerKeys, AwaitRequest, Self
 from secagg.messages import Advertise, Consent, Consents, Message, PeerKeys, Reveal, UnmaskRequest
 from secagg.server import DEADLINE, RECEIVE
-from secagg.statements import survivors_statement
+from secagg.statements import keys_statement, survivors_statement
 
 MALICIOUS = Mode.MALICIOUS_SERVER
 COMPLETE = make_config(7, mode=MALICIOUS)  # clients 10, 13, ..., 28; threshold 5
@@ -249,6 +249,54 @@ def test_swapped_senders_are_refused_naming_one_of_them() -> None:
 
 
 @each_graph
+def test_a_client_whose_own_keys_were_altered_refuses_even_if_it_signed_them_once(config: RoundConfig) -> None:
+    federation = Federation(config).advertise()
+    state, share = federation.clients[ME]._state, TRANSITIONS[AwaitPeerKeys, PeerKeys]
+    for bad in (keys_of_another(config, ME), replace(federation.clients[ME].greeting, signature=bytes(64))):
+        with pytest.raises(PeerMisbehaved, match=f"the server lacks or alters the keys of client {ME}"):
+            share(config, Self(ME, identity_of(ME)), state, shown(federation.keys(ME), bad))
+
+
+@pytest.mark.parametrize("field", ["channel_key", "mask_key"])
+def test_a_public_key_that_a_hostile_client_copied_and_signed_is_refused(field: str) -> None:
+    federation = Federation(COMPLETE).advertise()
+    keys, (first, hostile) = federation.keys(ME), COMPLETE.clients[1:3]
+    copied = replace(entry_of(keys, hostile), mask_key=getattr(entry_of(keys, first), field))
+    statement = keys_statement(COMPLETE, hostile, copied.channel_key, copied.mask_key)
+    copied = replace(copied, signature=identity_of(hostile).sign(statement))
+    with pytest.raises(PeerMisbehaved, match="the server repeats a public key"):
+        federation.clients[ME].receive(shown(keys, copied))
+
+
+def test_what_is_signed_differs_with_every_part_of_it() -> None:
+    other_round, other_model = replace(COMPLETE, round_index=8), replace(COMPLETE, model=bytes([1]) * 32)
+    key, other = bytes(32), bytes([1]) * 32
+    keys = [
+        keys_statement(config, client, channel, mask)
+        for config, client, channel, mask in (
+            (COMPLETE, 10, key, other),
+            (COMPLETE, 10, other, key),
+            (COMPLETE, 13, key, other),
+            (COMPLETE, 10, key, key),
+            (other_round, 10, key, other),
+        )
+    ]
+    lists = [
+        survivors_statement(config, roster, survivors)
+        for config, roster, survivors in (
+            (COMPLETE, key, COMPLETE.clients),
+            (COMPLETE, other, COMPLETE.clients),
+            (COMPLETE, key, COMPLETE.clients[1:]),
+            (COMPLETE, key, COMPLETE.clients[:-1]),
+            (other_round, key, COMPLETE.clients),
+            (other_model, key, COMPLETE.clients),
+        )
+    ]
+    assert len({*keys, *lists}) == 11
+    assert not any(one.startswith(two) for one in keys for two in lists)
+
+
+@each_graph
 def test_a_client_is_made_only_with_the_identity_that_the_roster_has_for_it(config: RoundConfig) -> None:
     with pytest.raises(ValueError, match=f"identity: the roster has another public key for client {ME}"):
         Client(config, ME, identity=identity_of(config.clients[1]))
@@ -351,6 +399,24 @@ def test_fewer_than_threshold_consents_release_nothing_and_threshold_of_them_do(
             client.receive(message)
         with pytest.raises(WrongPhase, match="Failed accepts no Consents"):
             client.receive(Consents(tuple(consent_of(federation, c, everyone) for c in neighbors)))
+
+
+def test_a_survivor_list_with_fewer_than_threshold_holders_of_its_shares_is_not_signed() -> None:
+    """Where not everyone is a neighbour a list can be long enough and still leave a client's own seed unrecoverable."""
+    config = replace(SPARSE, threshold=4)
+    federation, _, _ = two_lists(config)
+    neighbors = federation.server._state.graph.neighbors(ME)  # type: ignore[union-attr]
+    far = [c for c in config.clients if c != ME and c not in neighbors]
+    step, me = TRANSITIONS[AwaitRequest, UnmaskRequest], federation.clients[ME]
+    for holders, enough in ((3, False), (4, True)):
+        request = UnmaskRequest(tuple(sorted((ME, *neighbors[:holders], *far))))
+        if enough:
+            assert isinstance(step(config, Self(ME, identity_of(ME)), me._state, request)[1], Consent)
+            continue
+        with pytest.raises(
+            TooFewSurvivors, match="3 clients of those who hold its shares sent a masked vector, at least 4"
+        ):
+            step(config, Self(ME, identity_of(ME)), me._state, request)
 
 
 @each_graph

@@ -153,7 +153,7 @@ def messages_of_one(config: RoundConfig, count: int) -> Iterator[Message]:
 def test_everything_else_that_one_client_sends_is_uniform_too(mode: Mode) -> None:
     """Public keys (but for the top bit, which is zero), commitments, ciphertexts, and the shares that it reveals."""
     streams: dict[str, list[bytes]] = {}
-    for message in messages_of_one(make_config(4, dim=8, threshold=3, mode=mode), 80):
+    for message in messages_of_one(make_config(4, dim=8, threshold=3, mode=mode), 60):
         found: dict[str, list[bytes]] = {}
         match message:
             case Advertise():  # a public key is a number below 2^255: its last bit is always zero
