@@ -24,6 +24,7 @@ from .entropy import Entropy, poisson_sample
 from .errors import PrivacyError
 from .events import Event, NonPrivate, gaussian_event
 from .optimizer import KeystreamOptimizer, StepTally
+from .sample_log import SampleLog
 from .structure import Movement, check_structure, remove_traces
 
 Batch = TypeVar("Batch")
@@ -81,8 +82,11 @@ class PairDPSGD:
         params: Sequence[tuple[str, nn.Parameter]],
         plan: DPStepPlan,
         entropy: Entropy,
+        log: SampleLog | None = None,
     ) -> None:
+        """With a `log` of earlier rounds the samples of this one are added to it, for `privacy.attestation`."""
         self._module, self._params, self._plan = module, tuple(params), plan
+        self.log = SampleLog() if log is None else log  # private to the client
         self._seeded = entropy.is_seeded
         self._sampling, self._noise = entropy.child("sample"), entropy.child("noise")
         self._steps = 0
@@ -115,6 +119,7 @@ class PairDPSGD:
     def sample(self, size: int) -> NDArray[np.int64]:
         """Draw the next step's pairs out of `size`: sorted indices, int64[k], k may be 0. They are secret."""
         chosen = poisson_sample(size, self._plan.sample_rate, self._sampling)
+        self.log.add(chosen, size)
         self._drawn = len(chosen)
         return chosen
 

@@ -35,3 +35,16 @@ class BudgetExceeded(LedgerError):
 
 class CommitMismatch(LedgerError):
     """More was done than was reserved; the excess is recorded and charged before this is raised."""
+
+
+class LedgerRolledBack(LedgerBroken):
+    """The ledger is older than a head known of it, or tells another story: what was spent since would be forgotten."""
+
+
+class RowsChargedElsewhere(LedgerMismatch):
+    """Rows that were charged under one name would be charged under another, and so spend a second budget."""
+
+
+class AdaptiveParameters(PrivacyError):
+    """What was done is not what was planned: parameters chosen on the way may depend on private outputs, and the bounds
+    hold for parameters fixed beforehand only."""

@@ -1,10 +1,10 @@
 """Events: what one client's data went through, described so fully that an accountant needs nothing else.
 
-Meanings never change and unknown events are refused, never guessed. In every event the unit of privacy is one
-preference pair, neighbouring data sets differ by adding or removing one pair, and the number is per client. Events of
-one client compose adaptively: what is chosen later may depend on what was released before, but noise multiplier,
-sample rate and steps must not depend on private data or on noisy outputs (dp-accounting's PLD bound is for fixed
-parameters).
+Meanings never change and unknown events are refused, never guessed. In every event neighbouring data sets differ by
+adding or removing one unit, and the number is per client. The unit is one preference pair, except where an
+`IntegerGaussian` names another; events of different units are never composed. Events of one client compose adaptively:
+what is chosen later may depend on what was released before, but noise multiplier, sample rate and steps must not depend
+on private data or on noisy outputs (PLD bounds are for fixed parameters; `privacy.planned` checks it).
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+Unit: TypeAlias = Literal["pair", "client", "question"]
+UNITS: tuple[Unit, ...] = ("pair", "client", "question")
+# A discrete Gaussian of variance V is a rounded Gaussian of variance V - 9 (see IntegerGaussian).
+ROUNDING_VARIANCE = 9
+LEAST_SHARE = 16  # standard deviation 4: sums of narrower shares are not discrete Gaussian to within 2^-200
+LARGEST_DISTANCE_LOG2 = -40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,62 @@ class FullBatchGaussian:
 
 
 @dataclass(frozen=True, slots=True)
+class IntegerGaussian:
+    """`steps` releases of a Poisson-sampled sum of integer vectors to which clients added shares of discrete Gaussian
+    noise.
+
+    In each step every unit enters independently with probability `sample_rate` (1: always) and adds an integer vector
+    whose squared L2 norm, checked in integers, is at most `norm_squared`. Three variances per coordinate, integers:
+    - `variance` is what the claim counts: the shares of the least admitted number of survivors, this client among
+      them, less those of the assumed colluders;
+    - `colluding_variance` is the colluders' shares: in the sum, but known to them. 0 if none are assumed;
+    - `own_variance` is this client's share alone, all that protects it if aggregation fails. It equals `variance`
+      where a client adds all the noise itself.
+
+    Accounted as a Gaussian of variance `variance` - 9: rounding that Gaussian at random with a kernel of variance 9
+    gives the discrete Gaussian up to 2^-253 per outcome, and rounding commutes with integer shifts. `distance_log2`
+    is log2 of the total statistical distance between all draws of the event, by all clients and in all steps together,
+    and the ideal law of the sum; (1 + e^epsilon) times it is charged to delta.
+    """
+
+    variance: int
+    own_variance: int
+    colluding_variance: int
+    norm_squared: int
+    sample_rate: float
+    steps: int
+    distance_log2: float
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        for name, least in (("own_variance", LEAST_SHARE), ("colluding_variance", 0), ("norm_squared", 1)):
+            _check_whole(getattr(self, name), name, least)
+        _check_whole(self.variance, "variance", self.own_variance)
+        _check_whole(self.steps, "steps", 0)
+        if 0 < self.colluding_variance < LEAST_SHARE:
+            raise ValueError(f"colluding_variance must be 0 or at least {LEAST_SHARE}, got {self.colluding_variance}")
+        if not 0.0 < self.sample_rate <= 1.0:
+            raise ValueError(f"sample_rate must be in (0, 1], got {self.sample_rate}")
+        if not (math.isfinite(self.distance_log2) and self.distance_log2 <= LARGEST_DISTANCE_LOG2):
+            raise ValueError(
+                f"distance_log2 must be finite and at most {LARGEST_DISTANCE_LOG2:g}, got {self.distance_log2}"
+            )
+        if self.unit not in UNITS:
+            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
+
+    @property
+    def noise_multiplier(self) -> float:
+        """The equivalent Gaussian's standard deviation over the norm bound, rounded down."""
+        exact = math.sqrt((self.variance - ROUNDING_VARIANCE) / self.norm_squared)
+        return exact * (1.0 - 4e-16)
+
+    @property
+    def sum_variance(self) -> int:
+        """The noise in the sum against someone who knows no client's share."""
+        return self.variance + self.colluding_variance
+
+
+@dataclass(frozen=True, slots=True)
 class NonPrivate:
     """Something left that no noise covers, or noise that can be repeated. Epsilon is infinite from here on."""
 
@@ -59,12 +122,14 @@ class NonPrivate:
             raise ValueError("reason must be a non-empty string")
 
 
-Event: TypeAlias = PoissonGaussian | FullBatchGaussian | NonPrivate
-_TYPES: dict[str, type[PoissonGaussian] | type[FullBatchGaussian] | type[NonPrivate]] = {
+Event: TypeAlias = PoissonGaussian | FullBatchGaussian | IntegerGaussian | NonPrivate
+_TYPES: dict[str, type[PoissonGaussian | FullBatchGaussian | IntegerGaussian | NonPrivate]] = {
     "PoissonGaussian": PoissonGaussian,
     "FullBatchGaussian": FullBatchGaussian,
+    "IntegerGaussian": IntegerGaussian,
     "NonPrivate": NonPrivate,
 }
+_REAL = frozenset({"noise_multiplier", "sample_rate", "distance_log2"})
 
 
 def gaussian_event(*, noise_multiplier: float, sample_rate: float, steps: int) -> Event:
@@ -83,31 +148,27 @@ def gaussian_event(*, noise_multiplier: float, sample_rate: float, steps: int) -
 def event_to_dict(event: Event) -> dict[str, str | int | float]:
     """The event as plain values, with its type under "type"."""
     values = asdict(event)
-    for name in values.keys() & {"noise_multiplier", "sample_rate"}:
+    for name in values.keys() & _REAL:
         values[name] = float(values[name])  # one spelling of every number, so that equal events are equal text
     return {"type": type(event).__name__, **values}
 
 
 def event_from_dict(values: Mapping[str, object]) -> Event:
     """The event of `event_to_dict`. Raises ValueError naming an unknown type, an unknown field or a missing one."""
-    name = values.get("type")
-    if not isinstance(name, str) or name not in _TYPES:
-        raise ValueError(f"unknown event type {name!r}; known: {', '.join(_TYPES)}")
-    kind = _TYPES[name]
+    type_name = values.get("type")
+    if not isinstance(type_name, str) or type_name not in _TYPES:
+        raise ValueError(f"unknown event type {type_name!r}; known: {', '.join(_TYPES)}")
+    kind = _TYPES[type_name]
     fields = dict(values)
     del fields["type"]
     known = set(kind.__dataclass_fields__)
     if extra := sorted(set(fields) - known):
-        raise ValueError(f"unknown field {extra[0]!r} of event {name}")
+        raise ValueError(f"unknown field {extra[0]!r} of event {type_name}")
     if missing := sorted(known - set(fields)):
-        raise ValueError(f"event {name} lacks field {missing[0]!r}")
-    if kind is NonPrivate:
-        return NonPrivate(reason=fields["reason"])  # type: ignore[arg-type]
-    noise, steps = _number(fields["noise_multiplier"], "noise_multiplier"), fields["steps"]
-    if kind is FullBatchGaussian:
-        return FullBatchGaussian(noise_multiplier=noise, steps=steps)  # type: ignore[arg-type]
-    rate = _number(fields["sample_rate"], "sample_rate")
-    return PoissonGaussian(noise_multiplier=noise, sample_rate=rate, steps=steps)  # type: ignore[arg-type]
+        raise ValueError(f"event {type_name} lacks field {missing[0]!r}")
+    for name in known & _REAL:
+        fields[name] = _number(fields[name], name)
+    return kind(**fields)  # type: ignore[arg-type]
 
 
 def _number(value: object, name: str) -> float:
@@ -119,5 +180,9 @@ def _number(value: object, name: str) -> float:
 def _check_noise_and_steps(noise_multiplier: float, steps: int) -> None:
     if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0.0):
         raise ValueError(f"noise_multiplier must be finite and at least 0, got {noise_multiplier}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be a whole number of at least 0, got {steps!r}")
+    _check_whole(steps, "steps", 0)
+
+
+def _check_whole(value: int, name: str, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

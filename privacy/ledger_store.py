@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from .errors import LedgerBroken, LedgerError, LedgerLocked
-from .ledger_record import GENESIS, Body, Record, Torn, seal, unseal
+from .ledger_record import GENESIS, Body, Record, Torn, public_key_of, seal, unseal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,14 @@ def parse(data: bytes) -> Contents:
     was edited.
     """
     *lines, last = data.split(b"\n")
+    torn = bool(last) and not _starts_with_json(last)
     records: list[Record] = []
-    for line in lines:
-        records.append(_next(records, line))
-    if not last:
-        return Contents(tuple(records))
-    if not _starts_with_json(last):
-        return Contents(tuple(records), torn=last)
-    records.append(_next(records, last))
-    return Contents(tuple(records), unterminated=True)
-
-
-def _next(records: Sequence[Record], line: bytes) -> Record:
-    return unseal(line, seq=len(records), prev_hash=records[-1].hash if records else GENESIS)
+    prev_hash, public_key = GENESIS, None
+    for line in [*lines, *([last] if last and not torn else [])]:
+        record = unseal(line, seq=len(records), prev_hash=prev_hash, public_key=public_key)
+        prev_hash, public_key = record.hash, public_key or public_key_of([record])
+        records.append(record)
+    return Contents(tuple(records), torn=last if torn else b"", unterminated=bool(last) and not torn)
 
 
 def _starts_with_json(line: bytes) -> bool:
@@ -74,38 +70,49 @@ def _parse(data: bytes, path: Path) -> Contents:
 
 
 class LedgerFile:
-    """An open ledger file, held by an exclusive lock from construction to `close`."""
+    """An open ledger file, held by an exclusive lock from construction to `close`.
 
-    def __init__(self, path: Path) -> None:
-        """Open or create `path` (mode 0600, folders 0700). Raises LedgerLocked at once if another job holds it."""
-        self.path = path
+    It is read when it is opened, and written from `repair` on: what will not be used is left as it is.
+    """
+
+    def __init__(self, path: Path, key: Ed25519PrivateKey | None = None) -> None:
+        """Open or create `path` (mode 0600, folders 0700); records are signed with `key`, if there is one.
+
+        Raises LedgerLocked at once if another job holds it.
+        """
+        self.path, self._key = path, key
         make_private_folder(path.parent)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             _lock(self._fd, path)
             _sync_folder(path.parent)
             data = _read_all(self._fd)
-            contents = _parse(data, path)
-            self._pid, self._size, self._usable = os.getpid(), len(data), True
-            self.records = contents.records
-            self._repair(contents)
+            self._contents = _parse(data, path)
+            self._pid, self._size, self._usable = os.getpid(), len(data), False
+            self.records = self._contents.records
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _repair(self, contents: Contents) -> None:
-        self._torn = contents.torn
-        if contents.unterminated:
-            self._write(b"\n")
-        if contents.torn:
-            os.ftruncate(self._fd, self._size - len(contents.torn))
-            _sync(self._fd)
-            self._size -= len(contents.torn)
+    def repair(self, header: Body, signer: Body | None) -> None:
+        """Make the file ready for records.
 
-    def note_torn_line(self) -> None:
-        """Record that a torn last line was removed when the file was opened, if one was."""
-        if self._torn:
-            torn, self._torn = self._torn, b""
+        Removes a torn last line, with a note of it; begins an empty file with `header`, and lets an unsigned one
+        be signed from now on with the record `signer`, if there is one.
+        """
+        torn = self._contents.torn
+        if self._contents.unterminated:
+            self._write(b"\n")
+        if torn:
+            os.ftruncate(self._fd, self._size - len(torn))
+            _sync(self._fd)
+            self._size -= len(torn)
+        self._usable = True
+        if not self.records:
+            self.append(header)
+        if signer is not None and public_key_of(self.records) is None:
+            self.append(signer)
+        if torn:
             self.append(Torn(length=len(torn), sha256=hashlib.sha256(torn).hexdigest()))
 
     def append(self, body: Body) -> Record:
@@ -115,16 +122,17 @@ class LedgerFile:
         if os.fstat(self._fd).st_size != self._size:
             raise LedgerBroken(f"{self.path}: was changed by another process that ignored the lock")
         prev_hash = self.records[-1].hash if self.records else GENESIS
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        record, line = seal(body, seq=len(self.records), prev_hash=prev_hash, time=now)
-        unseal(line[:-1], seq=record.seq, prev_hash=prev_hash)  # never write what could not be read back
+        now = datetime.now(UTC).isoformat(timespec="microseconds")  # so fine that no other history has the same hashes
+        record, line = seal(body, seq=len(self.records), prev_hash=prev_hash, time=now, key=self._key)
+        signer = public_key_of(self.records)
+        unseal(line[:-1], seq=record.seq, prev_hash=prev_hash, public_key=signer)  # only what can be read back
         self._write(line)
         self.records = (*self.records, record)
         return record
 
     def close(self) -> None:
         """Release the lock."""
-        if self._usable or self._fd >= 0:
+        if self._fd >= 0:
             os.close(self._fd)
             self._usable, self._fd = False, -1
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from .accounting import Bound, epsilon
 from .errors import LedgerBroken
 from .events import Event
-from .ledger_record import GENESIS, Budget, Commit, Header, Overrun, Record, Reserve, Torn
+from .ledger_heads import Head, check_head
+from .ledger_record import GENESIS, Budget, Commit, Header, Overrun, Record, Reserve, Signer, Torn, public_key_of
 from .ledger_store import make_private_folder, read
 
 
@@ -31,6 +32,19 @@ class Verified:
     epsilon: Bound  # infinite if the ledger is broken
     head_hash: str
     problem: str | None  # why it is not sound; None if it is
+    unit: str = ""
+    relation: str = ""
+    public_key: str | None = None  # every record from its naming on is signed under it
+
+    @property
+    def least(self) -> float:
+        """The least epsilon of all accountants."""
+        return min(bounds_of(self.epsilon))
+
+    @property
+    def largest(self) -> float:
+        """The largest epsilon of all accountants: valid too, but loose."""
+        return max(bounds_of(self.epsilon))
 
     @property
     def ok(self) -> bool:
@@ -51,6 +65,12 @@ class Row:
     detail: str
 
 
+def bounds_of(bound: Bound) -> list[float]:
+    """Every accountant's number in `bound`, of those that computed one; the bound itself where none did."""
+    known = [value for value in (bound.pld, bound.rdp, bound.gaussian) if value is not None]
+    return known if known and math.isfinite(bound.epsilon) else [bound.epsilon]
+
+
 def settings(records: Sequence[Record]) -> Header:
     """The header with the budget and delta now in force. Raises LedgerBroken if there is no header, or a second one."""
     if not records or not isinstance(records[0].body, Header):
@@ -69,19 +89,23 @@ def charged_events(records: Sequence[Record]) -> list[Event]:
     return [record.body.event for record in records if isinstance(record.body, Reserve | Overrun)]
 
 
-def verify(path: Path) -> Verified:
+def verify(path: Path, heads: Sequence[Head] = ()) -> Verified:
     """Check one ledger. A broken one is returned with its problem and an infinite epsilon, so that a list can be
     shown.
 
-    Checked: every byte against the chain; commits against reservations; epsilon, recomputed, against the recorded
-    numbers (1 part in 100, for other versions of the accountant) and against the budget in force at each reservation.
+    Checked: every byte against the chain; every signature, if it is signed; commits against reservations; every
+    epsilon, recomputed from the events, against the recorded number (1 part in 100, for other versions of the
+    accountant) and against the budget then in force; that the ledger still contains the known `heads` of it.
     """
     try:
         contents = read(path)
         now = settings(contents.records)
-    except (LedgerBroken, OSError) as error:
-        unknown = Bound(math.inf, math.nan, "none", notes=("the ledger cannot be trusted",))
-        return Verified(path, "", "", math.nan, math.nan, 0, 0, 0, 0, unknown, GENESIS, str(error))
+        for head in heads:
+            check_head(contents.records, head, path)
+        bound = epsilon(charged_events(contents.records), now.delta)
+        problem = _problem(contents.records)
+    except (LedgerBroken, OSError, ValueError) as error:  # ValueError: what the accountant refuses
+        return _broken(path, str(error))
     bodies = [record.body for record in contents.records]
     reserved = sum(isinstance(body, Reserve) for body in bodies)
     settled = sum(isinstance(body, Commit | Overrun) for body in bodies)
@@ -95,15 +119,45 @@ def verify(path: Path) -> Verified:
         reserved=reserved,
         committed=settled,
         uncommitted=reserved - settled,
-        epsilon=epsilon(charged_events(contents.records), now.delta),
+        epsilon=bound,
         head_hash=contents.head_hash,
-        problem=_problem(contents.records),
+        problem=problem,
+        unit=now.unit,
+        relation=now.relation,
+        public_key=public_key_of(contents.records),
     )
 
 
-def verify_dir(folder: Path) -> list[Verified]:
-    """Every ledger under `folder`, by path; a run folder stands for the `ledger` folder in it, a file for itself."""
-    return [verify(path) for path in ledger_files(folder)]
+def _broken(path: Path, problem: str) -> Verified:
+    unknown = Bound(math.inf, math.nan, "none", notes=("the ledger cannot be trusted",))
+    return Verified(path, "", "", math.nan, math.nan, 0, 0, 0, 0, unknown, GENESIS, problem)
+
+
+def verify_dir(folder: Path, heads: Sequence[Head] = ()) -> list[Verified]:
+    """Every ledger under `folder`, by path; a run folder stands for the `ledger` folder in it, a file for itself.
+
+    A ledger of which a head is known, but which is not under a folder, is among them as a broken one.
+    """
+    found, seen = [], set()
+    for path in ledger_files(folder):
+        name = _name(path)
+        found.append(verify(path, [head for head in heads if head.ledger == name]))
+        seen.add(name)
+    missing = {head.ledger: head for head in heads if head.ledger not in seen and not folder.is_file()}
+    return found + [
+        _broken(folder / head.data_id / f"{head.client}.jsonl", f"is missing, but a head of {head.records} records of "
+                f"client {head.client}, data {head.data_id} is known")
+        for head in missing.values()
+    ]  # fmt: skip
+
+
+def _name(path: Path) -> tuple[str, str] | None:
+    """(data_id, client) of the ledger at `path`, None if it cannot be read that far."""
+    try:
+        now = settings(read(path).records)
+    except (LedgerBroken, OSError):
+        return None
+    return now.data_id, now.client
 
 
 def ledger_files(folder: Path) -> list[Path]:
@@ -162,31 +216,27 @@ def _problem(records: Sequence[Record]) -> str | None:
             if body.reserve_seq not in open_reserves:
                 return f"line {record.seq + 1}: commits line {body.reserve_seq + 1}, which is no open reservation"
             open_reserves.remove(body.reserve_seq)
-    for seq in _last_reserves(records):
-        if found := _reserve_problem(records[: seq + 1]):
-            return f"line {seq + 1}: {found}"
-    return None
+    return _first_wrong_epsilon(records)
 
 
-def _last_reserves(records: Sequence[Record]) -> list[int]:
-    """The last reservation under each budget; epsilon only grows, so the earlier ones were within it too."""
-    last: dict[int, int] = {}
-    budgets = 0
+def _first_wrong_epsilon(records: Sequence[Record]) -> str | None:
+    """Every reservation's epsilon, from the events up to it alone, against what it recorded and what was allowed."""
+    now, charged = settings(records[:1]), []
     for record in records:
-        budgets += isinstance(record.body, Budget)
-        if isinstance(record.body, Reserve):
-            last[budgets] = record.seq
-    return list(last.values())
-
-
-def _reserve_problem(records: Sequence[Record]) -> str | None:
-    now, reserve = settings(records), records[-1].body
-    assert isinstance(reserve, Reserve)
-    spent = epsilon(charged_events(records), now.delta).epsilon
-    if not math.isclose(spent, reserve.epsilon, rel_tol=0.01, abs_tol=1e-9):
-        return f"records epsilon {reserve.epsilon:.6g}, but its events give {spent:.6g}"
-    if spent > now.budget_epsilon * (1 + 1e-6):
-        return f"epsilon {spent:.6g} is above the budget {now.budget_epsilon:g} then in force"
+        body = record.body
+        if isinstance(body, Budget):
+            now = replace(now, budget_epsilon=body.budget_epsilon, delta=body.delta)
+        if isinstance(body, Reserve | Overrun):
+            charged.append(body.event)
+        if not isinstance(body, Reserve):
+            continue
+        spent = epsilon(charged, now.delta).epsilon
+        if not math.isclose(spent, body.epsilon, rel_tol=0.01, abs_tol=1e-9):
+            return f"line {record.seq + 1}: records epsilon {body.epsilon:.6g}, but its events give {spent:.6g}"
+        if spent > now.budget_epsilon * (1 + 1e-6):
+            return (
+                f"line {record.seq + 1}: epsilon {spent:.6g} is above the budget {now.budget_epsilon:g} then in force"
+            )
     return None
 
 
@@ -197,8 +247,11 @@ def _detail(record: Record) -> str:
     if isinstance(body, Commit | Overrun):
         return f"line {body.reserve_seq + 1}: {body.event}"
     if isinstance(body, Header):
-        return f"client {body.client}, data {body.data_id}, budget {body.budget_epsilon:g} at delta {body.delta:g}"
+        facts = f"client {body.client}, data {body.data_id}, budget {body.budget_epsilon:g} at delta {body.delta:g}"
+        return f"{facts}, unit {body.unit}"
     if isinstance(body, Budget):
         return f"budget {body.budget_epsilon:g} at delta {body.delta:g}: {body.reason}"
+    if isinstance(body, Signer):
+        return f"signed from here on with {body.public_key}"
     assert isinstance(body, Torn)
     return f"a torn line of {body.length} bytes was removed"

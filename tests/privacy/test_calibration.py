@@ -8,8 +8,8 @@ import pytest
 
 from privacy import calibration
 from privacy.accounting import epsilon
-from privacy.calibration import noise_multiplier
-from privacy.events import gaussian_event
+from privacy.calibration import integer_variance, noise_multiplier
+from privacy.events import IntegerGaussian, gaussian_event
 
 
 def spent(noise: float, rate: float, steps: int, delta: float) -> float:
@@ -79,3 +79,71 @@ def test_an_infinite_budget_needs_no_noise() -> None:
 def test_what_cannot_be_met_is_refused(epsilon: float, delta: float, rate: float, steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         noise_multiplier(epsilon=epsilon, delta=delta, sample_rate=rate, steps=steps)
+
+
+def spent_on_integers(
+    variance: int, *, norm_squared: int, distance_log2: float, delta: float, rate: float, steps: int
+) -> float:
+    event = IntegerGaussian(
+        variance=variance,
+        own_variance=16,
+        colluding_variance=0,
+        norm_squared=norm_squared,
+        sample_rate=rate,
+        steps=steps,
+        distance_log2=distance_log2,
+        unit="pair",
+    )
+    return epsilon([event], delta).epsilon
+
+
+@pytest.mark.parametrize(
+    ("target", "rate", "steps", "norm_squared", "distance_log2"),
+    [(8.0, 0.5, 20, 2**32, -80.0), (1.0, 1.0, 5, 10_000, -80.0), (2.0, 0.02, 300, 50, -41.0), (14.0, 1.0, 1, 9, -41.0)],
+)
+def test_the_least_integer_variance_keeps_the_target(
+    target: float, rate: float, steps: int, norm_squared: int, distance_log2: float
+) -> None:
+    found = integer_variance(
+        epsilon=target,
+        delta=1e-5,
+        sample_rate=rate,
+        steps=steps,
+        norm_squared=norm_squared,
+        distance_log2=distance_log2,
+    )
+    rest = {"norm_squared": norm_squared, "distance_log2": distance_log2, "delta": 1e-5, "rate": rate, "steps": steps}
+    assert spent_on_integers(found, **rest) <= target
+    less = min(found - 1, math.floor(found / 1.0011))
+    assert less < 16 or spent_on_integers(less, **rest) > target
+    ideal = noise_multiplier(epsilon=target, delta=1e-5, sample_rate=rate, steps=steps)
+    assert found > 0.995 * ideal**2 * norm_squared
+
+
+def test_no_variance_is_below_that_of_a_share_of_standard_deviation_four() -> None:
+    assert (
+        integer_variance(epsilon=50.0, delta=1e-5, sample_rate=0.1, steps=1, norm_squared=1, distance_log2=-90.0) == 16
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epsilon": math.inf}, "epsilon must be finite"),
+        ({"epsilon": -1.0}, "epsilon must be above 0"),
+        ({"norm_squared": 0}, "norm_squared must be"),
+        ({"distance_log2": -30.0}, "distance_log2 must be"),
+        ({"epsilon": 20.0, "distance_log2": -40.0}, "distance_log2 must be less than delta"),
+    ],
+)
+def test_integer_targets_that_cannot_be_met_are_refused(change: dict[str, float], message: str) -> None:
+    asked = {
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "sample_rate": 0.5,
+        "steps": 3,
+        "norm_squared": 10**6,
+        "distance_log2": -80.0,
+    }
+    with pytest.raises(ValueError, match=message):
+        integer_variance(**{**asked, **change})  # type: ignore[arg-type]
