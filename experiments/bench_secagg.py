@@ -196,6 +196,7 @@ def _config(point: Point, identities: Mapping[int, SigningKey] | None) -> RoundC
         dim=point.dim,
         context=bytes(32),
         neighbors=point.neighbors,
+        least_present=None if point.neighbors is None else point.clients,  # whoever drops has advertised
         mode=Mode(point.mode),
         identities=tuple(key.public for key in identities.values()) if identities else (),
     )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from experiments.account_commands import account, calibrate
+from experiments.audit_command import audit
 from experiments.bench_commands import bench
 from experiments.data_commands import data
 from experiments.env_command import env
@@ -21,6 +22,7 @@ from experiments.keys_commands import keys
 from experiments.ledger_commands import ledger
 from experiments.output import EXIT_USAGE, report_error
 from experiments.plan_command import plan
+from experiments.sweep_command import sweep
 from experiments.train_command import train
 from experiments.transcript_commands import transcript
 
@@ -62,7 +64,7 @@ def cli() -> None:
     """Federated preference alignment of language models whose privacy is proved, enforced and recorded."""
 
 
-for _command in (train, plan, account, calibrate, ledger, transcript, keys, data, bench, env):
+for _command in (train, plan, account, calibrate, ledger, transcript, keys, data, bench, env, audit, sweep):
     cli.add_command(_command)
 
 

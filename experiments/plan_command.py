@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from experiments.account_commands import RELATION
 from experiments.output import EXIT_IMPOSSIBLE, CommandError, Output, output_options
 from experiments.tables import count_of, number, print_table, size
 
@@ -43,26 +42,28 @@ def plan(
     if clients is not None:
         overrides = (*overrides, f"federation.clients={clients}", "federation.drop=[]")
     chosen = load_config(config, overrides)
-    privacy = _privacy(chosen)
-    values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen)}
-    values |= _model(chosen)
-    values["secagg_costs"] = _costs(chosen, dim or values["parameters"], dropped)
+    model = _model(chosen)
+    dim = dim or model["parameters"]
+    privacy = _privacy(chosen, dim)
+    values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen, privacy), **model}
+    values["secagg_costs"] = _costs(chosen, dim, dropped)
     if not output.quiet:
         _show(output, chosen, values)
     output.finish(values)
 
 
-def _privacy(config: Config) -> dict[str, Any]:
+def _privacy(config: Config, dim: int | None) -> dict[str, Any]:
     """Noise, epsilon after each round, and what is left of it if the sample were known."""
     base = {"unit": config.privacy.unit, "rounds": config.federation.rounds, "clients": config.federation.clients}
     if config.privacy.unit == "none":
         return {**base, "epsilon": None, "delta": None, "noise_multiplier": 0.0, "per_round": []}
     from fedpdpo_secure.budget import plan_budget
     from fedpdpo_secure.config import ConfigError
+    from fedpdpo_secure.run_info import RELATIONS, noise_by, own_epsilon
     from privacy.accounting import unamplified
 
     try:
-        budget = plan_budget(config)
+        budget = plan_budget(config, dim)
     except ConfigError as error:
         raise CommandError(str(error), EXIT_IMPOSSIBLE) from error
     bounds = {done: budget.projected(done) for done in _shown_rounds(config.federation.rounds)}
@@ -72,6 +73,7 @@ def _privacy(config: Config) -> dict[str, Any]:
     ]
     steps = (config.federation.local_steps or 1) * config.federation.rounds
     known = unamplified([budget.event] * config.federation.rounds, budget.delta).epsilon
+    own = own_epsilon(config, budget)
     last = bounds[config.federation.rounds]
     return {
         **base,
@@ -84,7 +86,10 @@ def _privacy(config: Config) -> dict[str, Any]:
         "expected_batch": config.privacy.expected_batch,
         "steps": steps,
         "accountant": last.accountant,
-        "relation": RELATION,
+        "relation": RELATIONS[config.privacy.unit],
+        "noise_by": noise_by(budget),
+        "epsilon_own": _finite(own),
+        "share_stddev": None if budget.shares is None else budget.shares.share**0.5,
         "unamplified": _finite(known),
         "per_round": rows,
     }
@@ -95,12 +100,17 @@ def _shown_rounds(rounds: int) -> list[int]:
     return sorted({1, *range(step, rounds, step), rounds})
 
 
-def _secagg(config: Config) -> dict[str, Any]:
+def _secagg(config: Config, privacy: dict[str, Any]) -> dict[str, Any]:
     from fedpdpo_secure.config.masking import graph_parameters
     from secagg import FixedPoint
 
     section, clients = config.secagg, config.federation.clients
-    ring = FixedPoint(bits=section.bits, value_range=section.value_range, max_clients=clients)
+    if privacy.get("share_stddev"):
+        proof = (
+            f"{clients} shares of standard deviation {privacy['share_stddev']:.4g} and their pairs: chance below 2^-40"
+        )
+    else:
+        proof = FixedPoint(bits=section.bits, value_range=section.value_range, max_clients=clients).proof()
     graph = graph_parameters(config) if section.enabled and section.threshold is not None else None
     return {
         "secagg": section.enabled,
@@ -109,7 +119,7 @@ def _secagg(config: Config) -> dict[str, Any]:
         "neighbors": graph.neighbors if graph is not None else None,
         "complete": graph.complete if graph is not None else None,
         "bits": section.bits,
-        "ring_proof": ring.proof(),
+        "ring_proof": proof,
     }
 
 
@@ -171,7 +181,8 @@ def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
     else:
         state = "OFF: the server sees every client's update"
     output.say(f"secagg      {state}")
-    output.say(f"ring        {values['ring_proof']}: no sum can wrap")
+    certain = "" if values.get("share_stddev") else ": no sum can wrap"
+    output.say(f"ring        {values['ring_proof']}{certain}")
     if values["secagg_costs"] is not None:
         _show_costs(output, values["secagg_costs"])
     if values["parameters"] is None:
@@ -207,16 +218,20 @@ def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> Non
 
     private = values["epsilon"] is not None
     if private:
-        output.say(f"unit        one preference pair; neighbours: {RELATION}; delta {values['delta']:g}")
+        unit = "one preference pair" if values["unit"] == "pair" else "one client"
+        output.say(f"unit        {unit}; neighbours: {values['relation']}; delta {values['delta']:g}")
         output.say(f"against     {ADVERSARIES[config.secagg.mode]}")
     else:
         output.warn("NOT PRIVATE: epsilon is infinite")
+    poisson = f"Poisson, rate {values['sample_rate']:g}, divisor {values['expected_batch'] or 1:g} (public)"
+    sampler = poisson if values["unit"] == "pair" else "every client in every round"
     output.say(
-        f"sampler     Poisson, rate {values['sample_rate']:g}, divisor {values['expected_batch']:g} (public); "
-        f"{count_of(config.federation.local_steps or 1, 'step')} a round, {count_of(values['rounds'], 'round')}"
+        f"sampler     {sampler}; {count_of(config.federation.local_steps or 1, 'step')} a round, "
+        f"{count_of(values['rounds'], 'round')}"
     )
     origin = "calibrated" if config.privacy.noise_multiplier is None else "given"
     output.say(f"noise       multiplier {values['noise_multiplier']:.6g} ({origin}), clip norm {values['clip_norm']:g}")
+    output.say(f"            added by {values['noise_by']}")
     if private:
         _show_epsilon(output, config, values)
 
@@ -224,7 +239,10 @@ def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> Non
 def _show_epsilon(output: Output, config: Config, values: dict[str, Any]) -> None:
     budget = "" if values["budget"] is None else f" of budget {values['budget']:g}"
     output.say(f"epsilon     {number(values['epsilon'], 4)}{budget} after the last round, by {values['accountant']}")
-    output.say(f"            {number(values['unamplified'])} if the sample were known (no amplification)")
+    if values["unit"] == "pair":
+        output.say(f"            {number(values['unamplified'])} if the sample were known (no amplification)")
+    if values["epsilon_own"] is not None:
+        output.say(f"            {number(values['epsilon_own'])} if aggregation fails: a client's own share alone")
     if not config.data.public:
         output.say("            as if nothing had been spent before; see fedpdpo ledger show")
     output.say()

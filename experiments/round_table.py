@@ -9,6 +9,7 @@ from experiments.tables import count_of, number, plain_lines, size
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, RoundReport, RunResult
 
+UNIT_WORDS = {"pair": "one preference pair", "client": "one client", "none": "nothing"}
 Line = tuple[str, str | None]  # text and its style on a terminal
 
 
@@ -57,7 +58,7 @@ def header_lines(info: RunInfo) -> list[Line]:
         lines.append((f"  resumed     at round {info.first_round}", None))
     if info.private:
         lines += [
-            (f"  unit        one preference {info.unit}; neighbours: {info.relation}; delta {info.delta:g}", None),
+            (f"  unit        {UNIT_WORDS[info.unit]}; neighbours: {info.relation}; delta {info.delta:g}", None),
             (f"  adversary   {info.adversary}", None),
             (f"  accountant  {info.accountant}", None),
         ]
@@ -68,12 +69,14 @@ def header_lines(info: RunInfo) -> list[Line]:
         scale = f"{info.noise_multiplier:.4g} times the clip norm {info.clip_norm:g}"
         lines += [
             (f"  sampler     {info.sampler}{divisor}", None),
-            (f"  noise       {scale}, added by every client", None),
+            (f"  noise       {scale}, added by {info.noise_by}", None),
         ]
     if info.private and info.epsilon_projected is not None:
         budget = "no budget set" if info.budget is None else f"budget {info.budget:g}"
         projected = f"{number(info.epsilon_projected)} projected after round {info.rounds}"
         lines.append((f"  epsilon     {projected}, {budget}", None))
+    if info.private and info.epsilon_own is not None:
+        lines.append((f"              {number(info.epsilon_own)} if aggregation fails: a client's own share", None))
     lines.append((f"  secagg      {info.secagg}", None))
     lines.append((f"  upload      {size(info.upload_bytes)} a client and round", None))
     return lines
@@ -132,7 +135,7 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
     if info.private:
         lines += [
             (
-                f"  epsilon: one preference {info.unit}, {info.relation}, delta {info.delta:g}, {info.accountant}, "
+                f"  epsilon: {UNIT_WORDS[info.unit]}, {info.relation}, delta {info.delta:g}, {info.accountant}, "
                 f"{info.sampler}, against {info.adversary}",
                 None,
             ),

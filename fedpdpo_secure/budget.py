@@ -12,13 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedpdpo_secure.charged_rows import ChargedRows
 from fedpdpo_secure.config import Config, ConfigError, config_digest
+from fedpdpo_secure.data.pairs import Federation
+from fedpdpo_secure.known_heads import KnownHeads
 from fedpdpo_secure.methods import Method
-from fedpdpo_secure.partition_identity import check_partition
-from privacy.accounting import Bound, epsilon, worst
+from fedpdpo_secure.partition_identity import check_partition, record_partition
+from fedpdpo_secure.shares import distributed, plan_shares
+from privacy.accounting import Bound, epsilon, unamplified, worst
 from privacy.calibration import noise_multiplier
+from privacy.distributed import SharePlan
+from privacy.errors import CommitMismatch, LedgerError
 from privacy.events import Event, NonPrivate, gaussian_event
 from privacy.ledger import Ledger, Reservation, default_root, ledger_path
+from privacy.ledger_heads import Head
+from privacy.ledger_record import UNITS
+from privacy.ledger_signing import owner_key
 from privacy.ledger_view import charged_events, export
 
 NOISE_TAIL = 1.1e-17  # mass that the normal transform leaves beyond 8.57 standard deviations, per coordinate and draw
@@ -32,20 +41,31 @@ class BudgetPlan:
     delta: float
     noise_multiplier: float
     event: Event  # of one client in one round
+    shares: SharePlan | None = None  # distributed noise
 
     def projected(self, rounds: int) -> Bound:
         """The bound after `rounds` rounds of this plan alone."""
         return epsilon([self.event] * rounds, self.delta)
 
 
-def plan_budget(config: Config) -> BudgetPlan:
+def plan_budget(config: Config, dim: int | None = None) -> BudgetPlan:
     """Calibrate the noise to the budget over all planned rounds; without DP the event is `NonPrivate`.
 
-    Raises ConfigError when no noise reaches the budget.
+    `dim`, the coordinates of an update, is needed where noise is distributed: rounding widens a unit with it. Raises
+    ConfigError when no noise reaches the budget.
     """
     privacy, federation = config.privacy, config.federation
     if privacy.unit == "none":
         return BudgetPlan(math.inf, privacy.delta, 0.0, NonPrivate("privacy.unit: none"))
+    if distributed(config):
+        if dim is None:
+            raise ConfigError("privacy.noise: distributed noise is planned when the length of the update is known")
+        shares = plan_shares(config, dim)
+        budget = math.inf if privacy.epsilon is None else privacy.epsilon
+        event: Event = shares.event()
+        if privacy.insecure_seed is not None:
+            event = NonPrivate("noise: seeded")
+        return BudgetPlan(budget, privacy.delta, shares.event().noise_multiplier, event, shares)
     assert federation.local_steps is not None
     sigma = privacy.noise_multiplier
     if sigma is None:
@@ -65,7 +85,7 @@ def check_delta(config: Config, coordinates: int) -> None:
     """Refuse a delta so small that the tail the noise generator lacks would show in it. Raises ConfigError."""
     steps = config.federation.rounds * (config.federation.local_steps or 1)
     missing = NOISE_TAIL * coordinates * steps
-    if config.privacy.unit == "pair" and missing > 1e-3 * config.privacy.delta:
+    if config.privacy.unit == "pair" and not distributed(config) and missing > 1e-3 * config.privacy.delta:
         raise ConfigError(
             f"privacy.delta: {config.privacy.delta:g} must be above {1e3 * missing:.2g} for {coordinates} coordinates "
             f"and {steps} steps (the noise ends at 8.57 standard deviations)"
@@ -75,7 +95,7 @@ def check_delta(config: Config, coordinates: int) -> None:
 def keeps_ledgers(config: Config, method: Method) -> bool:
     """Whether the run's releases are recorded: all that is private, and all that data not declared public releases."""
     releases = method.aggregated or method.pooled
-    return releases and (config.privacy.unit == "pair" or not config.data.public)
+    return releases and (config.privacy.unit != "none" or not config.data.public)
 
 
 def _round_event(config: Config, sigma: float) -> Event:
@@ -98,12 +118,22 @@ def ledger_root(config: Config, output_dir: Path) -> Path:
 
 
 class ClientLedgers:
-    """The ledgers of all clients of a run; each is opened, locked, for one operation at a time."""
+    """The ledgers of all clients of a run; each is opened, locked, for one operation at a time.
 
-    def __init__(self, config: Config, plan: BudgetPlan, output_dir: Path, clients: Sequence[str]) -> None:
+    The federation keeps the last head of each (`known_heads`), so that one that was cut or put back is refused, and of
+    data not declared public the tags of the rows charged (`charged_rows`). Ledgers are signed where their folder holds
+    an owner's key (`fedpdpo ledger key`).
+    """
+
+    def __init__(self, config: Config, plan: BudgetPlan, output_dir: Path, federation: Federation) -> None:
+        """Raises ConfigError, LedgerMismatch or LedgerBroken where the ledgers cannot serve this run."""
         self._config, self._plan = config, plan
         self._root, self._output = ledger_root(config, output_dir), output_dir
-        self._clients = tuple(clients)
+        self._clients = tuple(federation.clients)
+        try:
+            self._key = owner_key(self._root)
+        except LedgerError as error:
+            raise ConfigError(f"privacy.ledger_root: {error}") from error
         self._run_id = f"{output_dir.name}-{secrets.token_hex(4)}"
         self._context = {
             "config": config_digest(config),
@@ -111,9 +141,15 @@ class ClientLedgers:
             "expected_batch": config.privacy.expected_batch or 0.0,
             "unaccounted_releases": "; ".join(config.privacy.unaccounted_releases),
         }
+        self._heads = KnownHeads(self._folder(self._root), self._folder(self._output / "ledger"))
         check_partition(config, self._root, self._clients)
+        self._rows = None if config.data.public else ChargedRows(self._root, config.data.id, federation.pairs())
+        record_partition(config, self._root, self._clients)
         for client in self._clients:  # a ledger that cannot serve this run is refused before anything is made
             self._open(client).close()
+
+    def _folder(self, root: Path) -> Path:
+        return ledger_path(root, self._config.data.id, self._clients[0]).parent
 
     def _open(self, client: str) -> Ledger:
         # An infinite event is only allowed where no finite budget is promised.
@@ -124,7 +160,10 @@ class ClientLedgers:
             delta=self._plan.delta,
             data_id=self._config.data.id,
             client=client,
+            unit=self._config.privacy.unit if self._config.privacy.unit in UNITS else None,
             reason=self._config.privacy.raise_budget_reason,
+            key=self._key,
+            heads=self._heads.of(self._config.data.id, client),
         )
 
     def reserve(self, round_index: int, participants: Sequence[int]) -> dict[int, Reservation]:
@@ -132,16 +171,24 @@ class ClientLedgers:
         for index in participants:
             with self._open(self._clients[index]) as ledger:
                 ledger.check(self._plan.event)
-        reservations = {}
+        if self._rows is not None:
+            self._rows.charge()
+        reservations, heads = {}, []
         for index in participants:
             with self._open(self._clients[index]) as ledger:
                 reservations[index] = ledger.reserve(self._plan.event, self._run_id, round_index, self._context)
+                heads.append(ledger.head())
+        self._heads.keep(heads)
         return reservations
 
     def commit(self, reservation: Reservation, index: int, event: Event) -> None:
         """Record what one client did. Raises CommitMismatch, after charging it, if it was more than the plan."""
         with self._open(self._clients[index]) as ledger:
-            ledger.commit(reservation, event)
+            try:
+                ledger.commit(reservation, event)
+            except CommitMismatch:
+                self._heads.keep([ledger.head()])  # a commit charges nothing, this did
+                raise
 
     def export(self) -> None:
         """Copy the ledgers into the run folder where they live elsewhere (data not declared public)."""
@@ -154,16 +201,27 @@ class ClientLedgers:
 
     def spent(self) -> Bound:
         """The largest client's bound."""
-        return self._worst(0)
+        bound, heads = self._worst(0)
+        self._heads.keep(heads)
+        return bound
 
-    def projected(self, rounds: int) -> Bound:
-        """The largest client's bound if `rounds` more rounds were charged."""
-        return self._worst(rounds)
-
-    def _worst(self, rounds: int) -> Bound:
+    def without_sampling(self) -> Bound:
+        """The largest client's bound if the adversary knew every sample: what is left of a rejected sampler."""
         bounds = []
         for client in self._clients:
             with self._open(client) as ledger:
-                events = [*charged_events(ledger.records), *[self._plan.event] * rounds]
-            bounds.append(epsilon(events, self._plan.delta))
+                bounds.append(unamplified(charged_events(ledger.records), self._plan.delta))
         return worst(bounds)
+
+    def projected(self, rounds: int) -> Bound:
+        """The largest client's bound if `rounds` more rounds were charged."""
+        return self._worst(rounds)[0]
+
+    def _worst(self, rounds: int) -> tuple[Bound, list[Head]]:
+        bounds, heads = [], []
+        for client in self._clients:
+            with self._open(client) as ledger:
+                events = [*charged_events(ledger.records), *[self._plan.event] * rounds]
+                heads.append(ledger.head())
+            bounds.append(epsilon(events, self._plan.delta))
+        return worst(bounds), heads

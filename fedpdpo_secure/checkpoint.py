@@ -24,6 +24,7 @@ class GlobalState:
 
     round_index: int  # rounds completed
     lora: NDArray[np.float64]  # [F], the whole adapter
+    velocity: NDArray[np.float64] | None = None  # [D], of the server's momentum
 
 
 def save_checkpoint(folder: Path, state: GlobalState, config_digest: str) -> None:
@@ -31,9 +32,10 @@ def save_checkpoint(folder: Path, state: GlobalState, config_digest: str) -> Non
     path = folder / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"round_index": str(state.round_index), "config": config_digest}
+    tensors = {"lora": state.lora, "velocity": state.velocity}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        file.write(save({"lora": state.lora}, metadata))
+        file.write(save({name: value for name, value in tensors.items() if value is not None}, metadata))
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -48,4 +50,5 @@ def load_checkpoint(folder: Path, config_digest: str) -> GlobalState | None:
         metadata = file.metadata()
         if metadata["config"] != config_digest:
             raise CheckpointError(f"{folder}: the checkpoint belongs to another configuration")
-        return GlobalState(int(metadata["round_index"]), file.get_tensor("lora"))
+        velocity = file.get_tensor("velocity") if "velocity" in set(file.keys()) else None
+        return GlobalState(int(metadata["round_index"]), file.get_tensor("lora"), velocity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedpdpo_secure.artefacts import save_adapter, write_metrics
@@ -28,6 +29,7 @@ def finish(
     spent: Bound | None,
     stopped: str | None,
     base: str,
+    verdicts: Mapping[str, int],
     progress: Progress,
 ) -> RunResult:
     """Fit serving copies where asked, measure what clients serve and the shared adapter alone, write metrics.json."""
@@ -53,7 +55,12 @@ def finish(
         "delta": delta,
         "claim": claim,
         "released": released,
-        LOCAL: {"served": metrics, "shared adapter alone": shared, "untrained": untrained},
+        LOCAL: {
+            "sampler attestation, clients": dict(verdicts),
+            "served": metrics,
+            "shared adapter alone": shared,
+            "untrained": untrained,
+        },
     }
     return RunResult(
         rounds=state.round_index,

@@ -19,12 +19,11 @@ FILE = "partition.json"
 
 
 def check_partition(config: Config, root: Path, clients: Sequence[str]) -> None:
-    """Compare with the partition recorded under `root`, or record it. Raises ConfigError naming what differs."""
+    """Compare with the partition recorded under `root`, if there is one. Raises ConfigError naming what differs."""
     if config.data.public:
         _check_truly_public(config)
         return
-    folder = ledger_path(root, config.data.id, clients[0]).parent
-    path, wanted = folder / FILE, _identity(config, clients)
+    path, wanted = _file(config, root), _identity(config, clients)
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
         for name, value in wanted.items():
@@ -33,14 +32,24 @@ def check_partition(config: Config, root: Path, clients: Sequence[str]) -> None:
                     f"data.id: {config.data.id} was dealt with {name} = {known.get(name)!r}, now {value!r}; a pair "
                     "could be charged to two ledgers. Use another data.id only for other data"
                 )
+
+
+def record_partition(config: Config, root: Path, clients: Sequence[str]) -> None:
+    """Write down the partition of data not declared public, if this is its first run. Call `check_partition` before."""
+    path = _file(config, root)
+    if config.data.public or path.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(wanted, file, indent=1)
+        json.dump(_identity(config, clients), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _file(config: Config, root: Path) -> Path:
+    return ledger_path(root, config.data.id, "any").parent / FILE
 
 
 def _identity(config: Config, clients: Sequence[str]) -> dict[str, object]:

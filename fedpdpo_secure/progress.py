@@ -26,8 +26,8 @@ class RunInfo:
     rounds: int  # planned in all, those done before a resume included
     first_round: int  # 1, or the next round of a resumed run
     parameters: int  # shared coordinates, D
-    unit: str  # pair or none
-    noise: str  # local, seeded or none
+    unit: str  # pair, client or none
+    noise: str  # local, distributed, seeded or none
     delta: float | None
     budget: float | None  # epsilon that may be spent; None: no finite budget
     epsilon_projected: float | None  # after all planned rounds; None: infinite
@@ -42,13 +42,15 @@ class RunInfo:
     upload_bytes: int  # one client, one round
     adversary: str = "honest-but-curious server, other clients, readers of the adapter"
     relation: str = "add or remove one pair"
+    noise_by: str = "every client"
+    epsilon_own: float | None = None  # distributed noise: after all rounds, if aggregation fails
     public_data: bool = False
     output_dir: str = ""
 
     @property
     def private(self) -> bool:
         """Whether a finite epsilon may be printed for this run."""
-        return self.unit != "none" and self.noise == "local" and self.epsilon_projected is not None
+        return self.unit != "none" and self.noise in ("local", "distributed") and self.epsilon_projected is not None
 
 
 class Progress(Protocol):

@@ -65,8 +65,8 @@ class RoundReport:
     noise_multiplier: float
     sample_rate: float
     clip_norm: float
-    unit: str  # pair or none
-    noise: str  # local, seeded or none
+    unit: str  # pair, client or none
+    noise: str  # local, distributed, seeded or none
     upload_bytes: int  # all clients, key material included
     secagg_client_seconds: float = 0.0  # all clients
     secagg_server_seconds: float = 0.0
@@ -79,7 +79,7 @@ class RoundReport:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon holds."""
-        return self.unit != "none" and self.noise == "local" and finite(self.epsilon) is not None
+        return self.unit != "none" and self.noise in ("local", "distributed") and finite(self.epsilon) is not None
 
     @property
     def claim(self) -> str:
@@ -107,7 +107,7 @@ class RunResult:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon holds."""
-        return self.unit != "none" and self.noise == "local" and finite(self.epsilon) is not None
+        return self.unit != "none" and self.noise in ("local", "distributed") and finite(self.epsilon) is not None
 
 
 def report_values(report: RoundReport, *, local: bool = True) -> dict[str, Any]:

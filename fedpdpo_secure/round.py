@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from fedpdpo_secure.config import Config
 from fedpdpo_secure.evaluate import mean_over_clients
 from fedpdpo_secure.local.plan import LocalPlan, LocalUpdate
 from fedpdpo_secure.task import Client, FedPDPO
-from fedpdpo_secure.vector import MeanUpdate, VectorPlan
+from fedpdpo_secure.vector import MeanUpdate, ShareVectorPlan, VectorPlan
+from privacy.distributed import SharePlan
 from privacy.entropy import Entropy
 from privacy.events import Event, NonPrivate
 from privacy.ledger import Reservation
@@ -43,6 +44,7 @@ class RoundOutcome:
     local: dict[str, float]  # means over clients of what stays with them
     clipped: int  # coordinates beyond the encoding's range, over all clients
     seconds: float
+    released: dict[str, float] = field(default_factory=dict)  # read off the sum itself
 
 
 def run_round(
@@ -72,21 +74,30 @@ def run_round(
         _commit(ledgers, reservations, dict.fromkeys(reservations), planned_event)
         return outcome
 
-    vectors = vector_plan(config, task, round_index, clients)
+    vectors = vector_plan(config, task, round_index, clients, plan.shares)
     aggregation = open_aggregation(config, round_index, vectors.dim, state.lora, transcripts)
     locals_, clipped = _train_and_submit(task, state, clients, plan, vectors, aggregation, entropy, done, planned_event)
     total = aggregation.finish()
     mean = vectors.decode(total.vector, len(total.survivors))
-    lora = apply_mean(task, state.lora, round_index, mean)
+    velocity, lora = apply_mean(task, state, round_index, mean)
     _commit(ledgers, reservations, {index: local.event for index, local in locals_.items()}, planned_event)
     return RoundOutcome(
-        GlobalState(round_index, lora),
+        GlobalState(round_index, lora, velocity),
         total,
         mean.loss,
         _local_means(list(locals_.values())),
         clipped,
         time.perf_counter() - started,
+        _noise_present(mean, plan.shares),
     )
+
+
+def _noise_present(mean: MeanUpdate, shares: SharePlan | None) -> dict[str, float]:
+    """Noise on the null coordinates of the sum over the noise that is charged: information, at least about 1."""
+    if shares is None or mean.nulls is None or not mean.nulls.size:
+        return {}
+    charged = shares.event().variance
+    return {"noise_over_charge": float(np.sqrt(np.mean(mean.nulls.astype(np.float64) ** 2) / charged))}
 
 
 def _commit(
@@ -102,8 +113,13 @@ def _commit(
         ledgers.commit(reservations[index], index, event or planned_event)
 
 
-def vector_plan(config: Config, task: FedPDPO, round_index: int, clients: Sequence[Client]) -> VectorPlan:
+def vector_plan(
+    config: Config, task: FedPDPO, round_index: int, clients: Sequence[Client], shares: SharePlan | None = None
+) -> VectorPlan | ShareVectorPlan:
     """The vector of a round. Without DP an undeclared size makes the largest client's count a public value."""
+    if shares is not None:
+        assert config.dpo.learning_rate is not None  # filled in by the configuration's rules
+        return ShareVectorPlan(shares, config.privacy.expected_batch or 1.0, config.dpo.learning_rate)
     bound = config.data.pairs_per_client or max(len(client.train) for client in clients)
     encoding = FixedPoint(
         bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=config.federation.clients
@@ -111,9 +127,16 @@ def vector_plan(config: Config, task: FedPDPO, round_index: int, clients: Sequen
     return VectorPlan(task.layout(round_index).size, config.privacy.unit == "none", bound, encoding)
 
 
-def apply_mean(task: FedPDPO, lora: NDArray[np.float64], round_index: int, mean: MeanUpdate) -> NDArray[np.float64]:
-    """The next shared adapter: post-processing of the sum."""
-    return task.with_update(lora, round_index, task.config.federation.server_learning_rate * mean.update)
+def apply_mean(
+    task: FedPDPO, state: GlobalState, round_index: int, mean: MeanUpdate
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """(velocity, the next shared adapter): post-processing of the sum, with heavy-ball momentum where configured."""
+    federation = task.config.federation
+    if not federation.server_momentum:
+        step = federation.server_learning_rate * mean.update
+        return None, task.with_update(state.lora, round_index, step)
+    velocity = mean.update if state.velocity is None else federation.server_momentum * state.velocity + mean.update
+    return velocity, task.with_update(state.lora, round_index, federation.server_learning_rate * velocity)
 
 
 def _train_and_submit(
@@ -121,7 +144,7 @@ def _train_and_submit(
     state: GlobalState,
     clients: Sequence[Client],
     plan: LocalPlan,
-    vectors: VectorPlan,
+    vectors: VectorPlan | ShareVectorPlan,
     aggregation: Aggregation,
     entropy: Entropy,
     done: ClientDone,
@@ -144,7 +167,7 @@ def _train_and_submit(
         vector, beyond = vectors.encode(local, rounding)
         aggregation.submit(index, vector)
         clipped += beyond
-        kept[index] = LocalUpdate(np.zeros(0), local.pairs, local.loss, local.steps, local.event, local.local)
+        kept[index] = replace(local, update=np.zeros(0), integers=None)
         done(count, len(awaited), client.name)
     return kept, clipped
 

@@ -20,6 +20,8 @@ from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import LOCAL, RunResult, append_report, read_reports, write_reports
 from fedpdpo_secure.round import run_round
 from fedpdpo_secure.run_info import claim_text, make_info, round_report
+from fedpdpo_secure.sampling import sampler_verdicts
+from fedpdpo_secure.shares import distributed
 from privacy.accounting import Bound
 from privacy.entropy import Entropy
 from privacy.ledger import BudgetExceeded
@@ -52,8 +54,9 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     folder = claim_folder(config, resume=resume)
     try:
         load_identities(config)  # wrong files are refused before anything is spent
-        budget = plan_budget(config)
+        early = None if distributed(config) else plan_budget(config)  # refused before the model is made
         prepared = prepare(config, folder, progress, fresh=not resume)
+        budget = early or plan_budget(config, prepared.task.layout(1).size)
         check_delta(config, prepared.task.layout(1).size)
         run = _make_run(config, folder, prepared, budget, progress)
         write_config(folder, config)
@@ -75,9 +78,17 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     finally:
         if run.ledgers is not None:
             run.ledgers.export()
+    verdicts = sampler_verdicts(prepared.task, prepared.clients, config)
+    if verdicts["rejected"] and run.ledgers is not None:
+        spent = run.ledgers.without_sampling()
+        progress.note(
+            f"{verdicts['rejected']} clients' samples were not Poisson (privacy.attestation): epsilon is reported "
+            f"without amplification, {spent.epsilon:.4g}"
+        )
     return finish(
-        run.prepared, run.folder, state, budget=budget, spent=spent, stopped=stopped, base=run.base, progress=progress
-    )
+        run.prepared, run.folder, state, budget=budget, spent=spent, stopped=stopped, base=run.base,
+        verdicts=verdicts, progress=progress,
+    )  # fmt: skip
 
 
 def _rounds(run: Run, state: GlobalState) -> tuple[GlobalState, Bound | None, str | None]:
@@ -94,7 +105,7 @@ def _rounds(run: Run, state: GlobalState) -> tuple[GlobalState, Bound | None, st
 def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPlan, progress: Progress) -> Run:
     ledgers = None
     if keeps_ledgers(config, prepared.task.method):
-        ledgers = ClientLedgers(config, budget, folder, prepared.federation.clients)
+        ledgers = ClientLedgers(config, budget, folder, prepared.federation)
     base = prepared.base_path
     if config.model_name_or_path == BUILTIN_MODEL:
         base = keep_base(folder, base)
@@ -127,7 +138,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
     """Train, sum, measure, record one round; on disk in an order from which a crash never under-reports."""
     started = time.perf_counter()
     round_index = state.round_index + 1
-    plan = local_plan(run.config, round_index, run.budget.noise_multiplier)
+    plan = local_plan(run.config, round_index, run.budget.noise_multiplier, run.budget.shares)
     outcome = run_round(
         run.prepared.task,
         state,
@@ -145,6 +156,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         run.progress.note(f"round {round_index}: shares that did not fit, (holder, owner): {outcome.total.misfits}")
     spent = run.ledgers.spent() if run.ledgers is not None else None
     released, local = measure_round(run.prepared, outcome)
+    released = {**released, **outcome.released}
     report = round_report(
         run.config, run.prepared, outcome, plan,
         before=before, spent=spent, budget=run.budget, released=released, local=local, rates=run.rates,

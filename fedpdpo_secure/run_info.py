@@ -17,8 +17,10 @@ from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
+from fedpdpo_secure.vector import ShareVectorPlan, VectorPlan
 from privacy.accounting import Bound
 from privacy.events import NonPrivate
+from privacy.views import views
 from secagg.cost import Rates
 
 ADVERSARIES = {
@@ -28,16 +30,56 @@ ADVERSARIES = {
 PUBLIC_DATA = "public data: budgets of several runs are not composed"
 
 
+UNITS = {
+    "pair": "one preference pair of the training set, add or remove one",
+    "client": "one client's whole contribution, present or zero; the roster is public",
+    "none": "none",
+}
+RELATIONS = {"pair": "add or remove one pair", "client": "zero out one client", "none": "none"}
+
+
 def noise_kind(config: Config, budget: BudgetPlan) -> str:
-    """`local` for cryptographic noise at each client, `seeded` for tests, `none`."""
+    """`local` or `distributed` for cryptographic noise, `seeded` for tests, `none`."""
     if budget.noise_multiplier == 0:
         return "none"
-    return "local" if config.privacy.insecure_seed is None else "seeded"
+    return config.privacy.noise if config.privacy.insecure_seed is None else "seeded"
 
 
 def finite_epsilon(bound: Bound | None) -> float | None:
     """The bound's epsilon, None where it is infinite or there is none."""
     return None if bound is None or not math.isfinite(bound.epsilon) else bound.epsilon
+
+
+def adversary(config: Config) -> str:
+    """Against whom the claim of this run holds."""
+    if config.privacy.noise == "distributed" and config.privacy.unit != "none" and not config.secagg.enabled:
+        return "other clients and readers of the adapter; the server sees every client's vector and is trusted"
+    return ADVERSARIES[config.secagg.mode]
+
+
+def _noise_text(config: Config, budget: BudgetPlan) -> str:
+    if budget.shares is None:
+        return "Noise at every client: it holds even if aggregation fails; the federation's is the largest client's."
+    shares, own = budget.shares, own_epsilon(config, budget)
+    return (
+        f"As if a trusted server had added the noise, for at most {shares.lost} missing shares and {shares.colluding} "
+        f"colluding clients; if aggregation fails, a client's own share alone gives epsilon {own:.4g} over all rounds."
+    )
+
+
+def noise_by(budget: BudgetPlan) -> str:
+    if budget.shares is None:
+        return "every client"
+    shares = budget.shares
+    least = shares.clients - shares.lost - shares.colluding
+    return f"the shares of at least {least} honest clients together (of {shares.clients})"
+
+
+def own_epsilon(config: Config, budget: BudgetPlan) -> float | None:
+    """After all rounds, against someone who sees one client's vector: its own share alone."""
+    if budget.shares is None:
+        return None
+    return views([budget.shares.event()] * config.federation.rounds, config.privacy.delta).own.epsilon
 
 
 def claim_text(config: Config, budget: BudgetPlan, spent: Bound | None) -> str:
@@ -46,12 +88,11 @@ def claim_text(config: Config, budget: BudgetPlan, spent: Bound | None) -> str:
     if isinstance(budget.event, NonPrivate) or spent is None or not math.isfinite(spent.epsilon):
         reason = budget.event.reason if isinstance(budget.event, NonPrivate) else "what the ledger holds is not private"
         return f"NOT PRIVATE: {reason}."
-    adversary = ADVERSARIES[config.secagg.mode]
+    unit = UNITS[privacy.unit]
     lines = [
-        f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} for each client against: {adversary}. Unit: one "
-        "preference pair of the training set, add or remove one; noise at every client, so the federation's epsilon is "
-        f"the largest client's. Accountant: {spent.accountant} (dp-accounting {version('dp-accounting')}); Poisson "
-        f"sample at rate {privacy.sample_rate:g}; clip norm {privacy.clip_norm:g}; "
+        f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} against: {adversary(config)}. Unit: {unit}. "
+        f"{_noise_text(config, budget)} Accountant: {spent.accountant} (dp-accounting {version('dp-accounting')}); "
+        f"sampler: {_sampler(config)}; clip norm {privacy.clip_norm:g}; "
         f"noise multiplier {budget.noise_multiplier:.4g}.",
         "Chosen on private data and not charged: "
         + ("; ".join(privacy.unaccounted_releases) or "nothing declared")
@@ -65,7 +106,7 @@ def make_info(
 ) -> RunInfo:
     """What is known before the first round; `projected` is the worst ledger's bound after the last one."""
     federation, privacy, method = config.federation, config.privacy, prepared.task.method
-    vectors = vector_plan(config, prepared.task, 1, prepared.clients)
+    vectors = vector_plan(config, prepared.task, 1, prepared.clients, budget.shares)
     private = privacy.unit != "none"
     return RunInfo(
         task=config.task,
@@ -84,17 +125,36 @@ def make_info(
         budget=None if math.isinf(budget.budget) else budget.budget,
         epsilon_projected=finite_epsilon(projected),
         accountant=f"{projected.accountant if projected else 'none'} (dp-accounting {version('dp-accounting')})",
-        sampler=f"Poisson, rate {privacy.sample_rate:g}" if private else "shuffled passes",
+        sampler=_sampler(config),
         noise_multiplier=budget.noise_multiplier,
         clip_norm=privacy.clip_norm,
         sample_rate=privacy.sample_rate,
         expected_batch=privacy.expected_batch,
         local_steps=federation.local_steps,
-        secagg=_secagg_line(config, vectors.encoding.proof(), summed=method.aggregated),
+        secagg=_secagg_line(config, _ring_line(vectors), summed=method.aggregated),
         upload_bytes=vectors.dim * config.secagg.bits // 8 if method.aggregated else 0,
-        adversary=ADVERSARIES[config.secagg.mode],
+        adversary=adversary(config),
+        relation=RELATIONS[privacy.unit],
+        noise_by=noise_by(budget),
+        epsilon_own=own_epsilon(config, budget),
         public_data=config.data.public,
         output_dir=str(folder),
+    )
+
+
+def _sampler(config: Config) -> str:
+    if config.privacy.unit == "pair":
+        return f"Poisson, rate {config.privacy.sample_rate:g}"
+    return "every client in every round" if config.privacy.unit == "client" else "shuffled passes"
+
+
+def _ring_line(vectors: VectorPlan | ShareVectorPlan) -> str:
+    if isinstance(vectors, VectorPlan):
+        return vectors.encoding.proof()
+    shares = vectors.shares
+    return (
+        f"clip norm = {shares.levels} grid units, {shares.clients} shares of standard deviation "
+        f"{math.sqrt(shares.share):.4g}, chance of a wrap below 2^-40 a round"
     )
 
 

@@ -18,7 +18,7 @@ from fedpdpo_secure.evaluate import Metrics, measure
 from fedpdpo_secure.local.fit import fit
 from fedpdpo_secure.local.plain import Phase
 from fedpdpo_secure.local.plan import LocalPlan, LocalUpdate, NonFiniteError, objective_plan
-from fedpdpo_secure.local.private import train_private
+from fedpdpo_secure.local.private import integer_step, train_private
 from fedpdpo_secure.local.state import ClientState, StateFolder, read_tensors, write_tensors
 from fedpdpo_secure.methods import Method
 from fedpdpo_secure.model.backbone import Backbone
@@ -27,7 +27,9 @@ from fedpdpo_secure.model.lora import lora_parameters, shared_parameters
 from fedpdpo_secure.model.personal import PersonalParts
 from fedpdpo_secure.model.policy import Policy
 from fedpdpo_secure.pairs.store import PairStore
+from privacy.distributed import SharePlan, noised_unit
 from privacy.entropy import Entropy
+from privacy.sample_log import SampleLog
 
 POOLED = "pooled"
 
@@ -47,6 +49,7 @@ class FedPDPO:
     def __init__(self, config: Config, method: Method, backbone: Backbone, root: Path) -> None:
         self.config, self.method, self.backbone = config, method, backbone
         self.states = StateFolder(root)
+        self.sample_logs: dict[str, SampleLog] = {}  # of each client's private samples, for its own attestation
         self.personal = None
         if not method.parts.empty:
             rng = np.random.default_rng([config.seed, 0x9E])
@@ -106,6 +109,8 @@ class FedPDPO:
         """
         state = self.load_client(client.name, plan.round_index - 1)
         self.set_lora(state_lora(state, lora))
+        if plan.shares is not None and plan.shares.unit == "pair":
+            return self._distributed_step(client, plan, plan.shares, entropy)
         before = flatten(self.shared(plan.round_index))
         update = self._private(client, plan, entropy, state) if plan.dp else self._plain(client, plan, state)
         after = flatten(self.shared(plan.round_index))
@@ -113,7 +118,20 @@ class FedPDPO:
             raise NonFiniteError(
                 f"client {client.name}, round {plan.round_index}, step {update.steps}: non-finite parameters"
             )
+        if plan.shares is not None:  # unit client: the whole update is the unit
+            integers, event = noised_unit(after - before, plan.shares, entropy)
+            local = {"update_norm": float(np.linalg.norm(after - before))}
+            return LocalUpdate(after - before, update.pairs, update.loss, update.steps, event, local, integers)
         return LocalUpdate(after - before, update.pairs, update.loss, update.steps, update.event, update.local)
+
+    def _distributed_step(self, client: Client, plan: LocalPlan, shares: SharePlan, entropy: Entropy) -> LocalUpdate:
+        """One step's integer sum of clipped gradients and a share of noise; nothing of the client's own trains."""
+        policy = Policy(self.backbone, None)
+        names = {id(value): name for name, value in policy.named_parameters()}
+        values = [(names[id(value)], value) for _, value in self.shared(plan.round_index)]
+        log = self.sample_logs.setdefault(client.name, SampleLog())
+        summed, loss, local = integer_step(policy, values, client.train, plan, shares, entropy=entropy, log=log)
+        return LocalUpdate(np.zeros(0), len(client.train), loss, 1, summed.event, local, summed.vector)
 
     def _plain(self, client: Client, plan: LocalPlan, state: ClientState) -> LocalUpdate:
         loss, moments = self.fit(client, [plan], self.shared(plan.round_index), state.moments, phases=self._phases())
@@ -165,6 +183,7 @@ class FedPDPO:
             plan,
             with_reward=joint and self.method.parts.reward_head,
             entropy=entropy,
+            log=self.sample_logs.setdefault(client.name, SampleLog()),
         )
         if joint or unsound:
             self._keep(client, plan.round_index, moments)

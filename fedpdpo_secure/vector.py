@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpdpo_secure.local.plan import LocalUpdate
+from privacy.distributed import SharePlan
 from secagg import FixedPoint
 
 LOSS_BOUND = 16.0  # nats; a larger loss is reported as this much
@@ -23,6 +24,7 @@ class MeanUpdate:
 
     update: NDArray[np.float64]  # [D]
     loss: float | None  # weighted mean training loss; None in a private run
+    nulls: NDArray[np.int64] | None = None  # distributed noise: coordinates of the sum that carry noise alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +67,41 @@ class VectorPlan:
                 f"secagg.bits: too few for weights of pairs out of {self.pairs_bound}; the sum of weights is 0"
             )
         return MeanUpdate(values[: self.size] / weight, float(loss / weight * LOSS_BOUND))
+
+
+@dataclass(frozen=True, slots=True)
+class ShareVectorPlan:
+    """The vector of a round with distributed noise: integers made with their noise, passed on as they are; public."""
+
+    shares: SharePlan
+    expected_batch: float  # pairs in a client's sample, a public number; 1 where the unit is the client
+    learning_rate: float  # of the server's step along the mean gradient of pairs
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self.shares.dim
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of the vector, those for attestation included."""
+        return self.shares.size
+
+    def encode(self, local: LocalUpdate, rounding: np.random.Generator) -> tuple[NDArray[np.int64], int]:
+        """(int64[dim], 0): nothing is rounded or clipped here. Raises ValueError for a client without integers."""
+        if local.integers is None or local.integers.shape != (self.dim,):
+            raise ValueError("a client of a run with distributed noise hands over integers of the planned length")
+        return local.integers, 0
+
+    def decode(self, total: NDArray[np.int64], survivors: int) -> MeanUpdate:
+        """The server's step from a sum over `survivors` clients: post-processing, divided by public numbers.
+
+        Pairs: minus the learning rate times the mean clip-normalised gradient, as in local DP-SGD. Clients: the mean
+        of their clipped updates.
+        """
+        plan = self.shares
+        values = total[: plan.dim] * plan.grid
+        if plan.unit == "pair":
+            mean = values / (survivors * self.expected_batch * plan.clip_norm)
+            return MeanUpdate(-self.learning_rate * mean, None, total[plan.dim :])
+        return MeanUpdate(values / survivors, None, total[plan.dim :])

@@ -21,6 +21,9 @@ WITHOUT_TORCH = (
     "privacy.accounting",
     "privacy.calibration",
     "privacy.entropy",
+    "privacy.attestation",
+    "privacy.discrete",
+    "privacy.distributed",
     "privacy.events",
     "privacy.ledger",
 )

@@ -63,6 +63,7 @@ class FederationSection(Section):
     local_steps: int | None = Field(2, ge=1)  # null (non-private only): one pass over the client's pairs
     min_survivors: int = Field(3, ge=3)
     server_learning_rate: float = Field(1.0, gt=0)
+    server_momentum: float = Field(0.0, ge=0, lt=1)  # heavy ball on the mean update: post-processing
     drop: list[dict[str, int | str]] = Field(default_factory=list)  # {round, client, stage}: scheduled drop-outs
 
 
@@ -121,14 +122,18 @@ class PrivacySection(Section):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
 
-    unit: Literal["pair", "none"] = "pair"
-    noise: Literal["local"] = "local"
+    unit: Literal["pair", "client", "none"] = "pair"
+    noise: Literal["local", "distributed"] = "local"  # distributed: each client adds a share, the sum carries it all
     epsilon: float | None = None  # the budget; inf: clip only; exactly one of epsilon and noise_multiplier
     delta: float = Field(1.0e-5, gt=0, lt=1)
     noise_multiplier: float | None = Field(None, ge=0)
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     sample_rate: float = Field(0.5, gt=0, le=1)
     expected_batch: float | None = Field(None, gt=0, allow_inf_nan=False)  # null: sample_rate * data.pairs_per_client
+    lost: int | None = Field(None, ge=0)  # distributed: most shares that may be missing (null: a tenth, at least 1)
+    colluding: int = Field(0, ge=0)  # distributed: most clients whose share the adversary may know
+    levels: int = Field(65536, ge=16, le=2**24)  # distributed: clip_norm in units of the integer grid
+    null_coordinates: int = Field(64, ge=0, le=100_000)  # distributed: coordinates that carry noise alone
     ledger_root: str | None = None
     insecure_seed: int | None = None  # tests only: reproducible noise, epsilon infinite
     allow_unsound: bool = False

@@ -23,6 +23,7 @@ class ConfigError(ValueError):
 
 def resolve(config: Config) -> Config:
     """`config` with every null that has a derived value filled in; raises ConfigError where a joint rule fails."""
+    config = _with_shares(config)
     config = _with_sizes(config)
     config = _with_personal(config)
     for rule in (_check_federation, _check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
@@ -39,6 +40,16 @@ def _fill(config: Config, **sections: dict[str, Any]) -> Config:
     return config.model_copy(
         update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
     )
+
+
+def _with_shares(config: Config) -> Config:
+    """With distributed noise: how many shares may be missing, and no sum of fewer."""
+    privacy, federation = config.privacy, config.federation
+    if privacy.unit == "none" or privacy.noise == "local":
+        return config
+    lost = max(1, federation.clients // 10) if privacy.lost is None else privacy.lost
+    least = max(federation.min_survivors, federation.clients - lost)
+    return _fill(config, privacy={"lost": lost}, federation={"min_survivors": least})
 
 
 def _with_sizes(config: Config) -> Config:
@@ -64,7 +75,7 @@ def _with_sizes(config: Config) -> Config:
 
 
 def _with_personal(config: Config) -> Config:
-    private = config.privacy.unit != "none"
+    private = config.privacy.unit == "pair"  # a client's own parts never leave it, so a client-level unit frees them
     personal = config.method.personal or ("frozen" if private else "free")
     serving: dict[str, Any] = {}
     if config.serving.epochs is None:
@@ -96,6 +107,8 @@ def _check_federation(config: Config) -> None:
 
 def _check_privacy(config: Config) -> None:
     privacy = config.privacy
+    if config.federation.server_momentum and config.lora.train == "alternating":
+        raise ConfigError("federation.server_momentum: lora.train alternating sums other coordinates every round")
     if config.method.name == "local" and privacy.unit != "none":
         raise ConfigError("method.name: local releases nothing, so there is nothing to noise; use privacy.unit: none")
     if privacy.unit == "none":
@@ -105,6 +118,13 @@ def _check_privacy(config: Config) -> None:
                     f"privacy.{field}: given although privacy.unit is none, which is NOT PRIVATE; set it to null"
                 )
         return
+    if privacy.noise == "distributed":
+        _check_distributed(config)
+    elif privacy.unit == "client":
+        raise ConfigError(
+            "privacy.noise: local has no meaning with privacy.unit client (a client would drown its own update); use "
+            "distributed"
+        )
     if (privacy.epsilon is None) == (privacy.noise_multiplier is None):
         raise ConfigError("privacy: give exactly one of epsilon and noise_multiplier")
     if privacy.epsilon is not None and not privacy.epsilon > 0:
@@ -115,6 +135,8 @@ def _check_privacy(config: Config) -> None:
         raise ConfigError(
             "data.public_fraction: rows of data that is not public cannot be made public; use another file"
         )
+    if privacy.unit == "client":
+        return
     size = config.data.pairs_per_client
     if size is None:
         raise ConfigError(
@@ -127,6 +149,34 @@ def _check_privacy(config: Config) -> None:
     if config.federation.local_steps is None:
         raise ConfigError(
             "federation.local_steps: a private run needs a public number of steps, not one pass over private data"
+        )
+
+
+def _check_distributed(config: Config) -> None:
+    privacy, federation = config.privacy, config.federation
+    lost = privacy.lost or 0
+    if federation.clients - lost - privacy.colluding < 2:
+        raise ConfigError(
+            f"privacy.lost, privacy.colluding: {lost} and {privacy.colluding} of {federation.clients} clients leave "
+            "fewer than 2 honest survivors"
+        )
+    if not releases(config) or config.method.name == "centralized":
+        raise ConfigError(f"method.name: {config.method.name} sums nothing, so no noise can be shared")
+    if config.lora.train == "alternating":
+        raise ConfigError("lora.train: alternating changes the length of the vector; distributed noise needs B or AB")
+    if privacy.noise_multiplier == 0 or privacy.epsilon == math.inf:
+        raise ConfigError("privacy.noise: distributed adds noise; clip only is a run with privacy.noise local")
+    if privacy.unit != "pair":
+        return
+    if federation.local_steps != 1:
+        raise ConfigError(
+            f"federation.local_steps: {federation.local_steps} must be 1 with privacy.noise distributed: one step per "
+            "round over the whole federation"
+        )
+    if config.method.personal not in (None, "frozen"):
+        raise ConfigError(
+            "method.personal: only frozen with privacy.noise distributed: personal parts are never summed, so they "
+            "would carry a share of the noise alone"
         )
 
 
@@ -171,6 +221,8 @@ def _check_secagg(config: Config) -> None:
         return
     if config.secagg.enabled:
         _check_graph(config)
+    if config.privacy.unit != "none" and config.privacy.noise == "distributed":
+        return  # integers of the noise's own grid, checked when the vector's length is known
     try:
         FixedPoint(bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=clients)
     except ValueError as error:
@@ -178,6 +230,8 @@ def _check_secagg(config: Config) -> None:
 
 
 def _graph(config: Config) -> GraphParameters:
+    if config.federation.clients < config.federation.min_survivors:
+        _check_federation(config)
     try:
         return graph_parameters(config)
     except ValueError as error:
@@ -199,11 +253,11 @@ def _check_graph(config: Config) -> None:
             f"secagg.threshold: {threshold} is not the {graph.threshold} that {graph.neighbors} neighbours need; in a "
             "sparse graph it follows from secagg.corrupted and secagg.dropped, leave it out"
         )
-    if not graph.complete and malicious and config.federation.min_survivors > graph.honest_part:
+    most = min(graph.honest_part, graph.threshold)  # what a part has, and what a client sees signed
+    if not graph.complete and malicious and config.federation.min_survivors > most:
         raise ConfigError(
-            f"federation.min_survivors: {config.federation.min_survivors} is above {graph.honest_part}: in a sparse "
-            "graph a server that lies about who dropped can open sums of so few honest clients; use "
-            "secagg.graph: complete"
+            f"federation.min_survivors: {config.federation.min_survivors} is above {most}: in a sparse graph a server "
+            "that lies about who dropped can open sums of so few honest clients; use secagg.graph: complete"
         )
     if malicious and config.secagg.identities is None:
         raise ConfigError(

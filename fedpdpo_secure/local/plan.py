@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.objective import ObjectivePlan, warmed_gamma
+from privacy.distributed import SharePlan
 from privacy.dpsgd import DPStepPlan
 from privacy.events import Event
 
@@ -32,6 +33,7 @@ class LocalPlan:
     max_grad_norm: float
     seed: int  # of the batch order without DP; the Poisson sample never uses it
     dp: DPStepPlan | None = None
+    shares: SharePlan | None = None  # distributed noise: one step per round, or the whole update
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class LocalUpdate:
     steps: int
     event: Event | None = None  # made by what added the noise; None without DP
     local: Mapping[str, float] = field(default_factory=dict)  # measured on the client, not released
+    integers: NDArray[np.int64] | None = None  # distributed noise: what leaves instead of `update`, share included
 
 
 def objective_plan(config: Config, round_index: int) -> ObjectivePlan:
@@ -58,12 +61,14 @@ def objective_plan(config: Config, round_index: int) -> ObjectivePlan:
     )
 
 
-def local_plan(config: Config, round_index: int, noise_multiplier: float) -> LocalPlan:
+def local_plan(
+    config: Config, round_index: int, noise_multiplier: float, shares: SharePlan | None = None
+) -> LocalPlan:
     """The plan of round `round_index` for every client."""
     dpo, privacy = config.dpo, config.privacy
     assert dpo.learning_rate is not None  # filled in by the configuration's rules
     dp = None
-    if privacy.unit == "pair" and config.method.name != "local":
+    if privacy.unit == "pair" and shares is None and config.method.name != "local":
         assert privacy.expected_batch is not None
         dp = DPStepPlan(
             clip_norm=privacy.clip_norm,
@@ -83,4 +88,5 @@ def local_plan(config: Config, round_index: int, noise_multiplier: float) -> Loc
         max_grad_norm=dpo.max_grad_norm,
         seed=config.seed,
         dp=dp,
+        shares=shares,
     )

@@ -19,13 +19,23 @@ from fedpdpo_secure.model.layout import Named
 from fedpdpo_secure.model.policy import Policy
 from fedpdpo_secure.pairs.packing import PairBatch, collate
 from fedpdpo_secure.pairs.store import PairStore, physical_batches
+from privacy.distributed import SharePlan
 from privacy.dpsgd import PairDPSGD
 from privacy.entropy import Entropy
 from privacy.events import Event
+from privacy.integer_step import IntegerSum, PairIntegerStep
+from privacy.sample_log import SampleLog
 
 
 def train_private(
-    policy: Policy, parameters: Named, store: PairStore, plan: LocalPlan, *, with_reward: bool, entropy: Entropy
+    policy: Policy,
+    parameters: Named,
+    store: PairStore,
+    plan: LocalPlan,
+    *,
+    with_reward: bool,
+    entropy: Entropy,
+    log: SampleLog | None = None,
 ) -> tuple[Event, float, dict[str, float]]:
     """`plan.steps` DP-SGD steps on `parameters`: (event of the noise added, mean loss, local measurements)."""
     assert plan.dp is not None and plan.steps is not None
@@ -43,7 +53,7 @@ def train_private(
     with (
         trainable(policy, values),
         _hooks_see(policy, values),
-        PairDPSGD(policy, parameters, plan.dp, entropy) as private,
+        PairDPSGD(policy, parameters, plan.dp, entropy, log) as private,
     ):
         for _ in range(plan.steps):
             chosen = private.sample(len(store))
@@ -62,6 +72,45 @@ def train_private(
         "snr": signal / noise if noise else math.inf,
     }
     return event, total / seen if seen else math.nan, local
+
+
+def integer_step(
+    policy: Policy,
+    parameters: Named,
+    store: PairStore,
+    plan: LocalPlan,
+    shares: SharePlan,
+    *,
+    entropy: Entropy,
+    log: SampleLog | None = None,
+) -> tuple[IntegerSum, float, dict[str, float]]:
+    """One distributed step: (what leaves and what it costs, mean loss, local measurements). No parameter moves."""
+    total = 0.0
+    device = next(policy.parameters()).device
+
+    def losses_of(batch: PairBatch) -> Tensor:
+        nonlocal total
+        losses = pair_losses(policy(batch), batch, plan.objective, with_reward=False)
+        total += float(losses.detach().nan_to_num(posinf=0.0).sum())
+        return losses
+
+    values = [value for _, value in parameters]
+    with (
+        trainable(policy, values),
+        _hooks_see(policy, values),
+        PairIntegerStep(policy, parameters, shares, entropy, log) as step,
+    ):
+        chosen = step.sample(len(store))
+        rows = physical_batches(store, chosen, plan.micro_batch)
+        summed = step.sum((collate([store[index] for index in part], device) for part in rows), losses_of)
+    report = summed.report
+    local = {
+        "clip_fraction": report.clip_fraction if report.pairs else math.nan,
+        "empty_batches": float(report.pairs == 0),
+        "non_finite_pairs": float(report.non_finite),
+        "snr": report.snr,
+    }
+    return summed, total / report.pairs if report.pairs else math.nan, local
 
 
 @contextmanager

@@ -68,3 +68,44 @@ def test_calibrated_noise_stays_under_the_target_and_close_to_it(capsys: pytest.
 def test_an_epsilon_that_no_noise_reaches_is_an_impossible_plan(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--epsilon", "1e-9", "--sample_rate", "1", "--steps", "100000", "--delta", "1e-12")
     assert values(capsys, "calibrate", *arguments)[0] == 3
+
+
+def test_a_replaced_pair_and_a_person_cost_more_under_the_same_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--noise_multiplier", "1", "--sample_rate", "0.01", "--steps", "1000", "--delta", "1e-5")
+    one = values(capsys, "account", *common)[1]
+    other = values(capsys, "account", *common, "--relation", "replace_one")[1]
+    group = values(capsys, "account", *common, "--person_pairs", "3")[1]
+    assert (one["relation"], one["person_pairs"]) == ("add or remove one pair", 1)
+    assert one["epsilon"] == pytest.approx(1.828, abs=1e-3)
+    assert other["epsilon"] == pytest.approx(2.843, abs=1e-3)
+    assert other["relation"] == "replace one pair"
+    assert group["epsilon"] > one["epsilon"]
+    assert group["relation"] == "add or remove all 3 pairs of one person"
+    assert one.keys() == other.keys() == group.keys()
+
+
+def test_integer_noise_is_a_gaussian_of_nine_less(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--sample_rate", "0.1", "--steps", "20", "--delta", "1e-5")
+    code, whole = values(capsys, "account", "--integer_variance", "40009", "--norm_squared", "10000", *common)
+    assert code == 0
+    assert whole["epsilon"] == pytest.approx(
+        values(capsys, "account", "--noise_multiplier", "2", *common)[1]["epsilon"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "--noise_multiplier"),
+        (("--integer_variance", "100"), "--norm_squared"),
+        (("--integer_variance", "100", "--norm_squared", "10", "--noise_multiplier", "1"), "--noise_multiplier"),
+        (("--integer_variance", "15", "--norm_squared", "10"), "--integer_variance"),
+        (("--noise_multiplier", "1", "--relation", "replace_one", "--person_pairs", "2"), "--person_pairs"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_usage_errors(
+    arguments: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = values(capsys, "account", *arguments, "--sample_rate", "0.5", "--steps", "2", "--delta", "1e-5")
+    assert code == 2
+    assert named in str(found["error"])

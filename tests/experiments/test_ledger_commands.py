@@ -149,3 +149,107 @@ def test_an_unprivate_run_has_no_ledger_and_says_why(tmp_path: Path, capsys: pyt
     code, values = run(capsys, "ledger", "verify", str(tmp_path))
     assert code == 2
     assert "NOT PRIVATE" in str(values["error"])
+
+
+# ---- every accountant, heads, keys
+
+
+def test_verify_shows_the_least_and_largest_epsilon_of_all_accountants(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = run(capsys, "ledger", "verify", str(folder))[1]
+    bound = epsilon([EVENT] * 3, DELTA)
+    assert (values["least"], values["largest"]) == (bound.pld, bound.rdp)
+    assert (values["unit"], values["relation"]) == ("pair", "add or remove one pair")
+    two = epsilon([EVENT] * 2, DELTA)
+    assert [(one["least"], one["largest"]) for one in values["ledgers"]] == [
+        (two.pld, two.rdp),
+        (bound.pld, bound.rdp),
+    ]
+    assert main(["ledger", "verify", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].split()[:4] == ["client", "epsilon", "least", "largest"]
+    assert f"accountants give {bound.pld:.6f} to {bound.rdp:.6f}" in text
+
+
+def test_a_ledger_put_back_is_exit_6_against_a_head_kept_elsewhere(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, path = tmp_path / "kept" / "by-a-peer.json", folder / "ledger" / "client-01.jsonl"
+    code, values = run(capsys, "ledger", "head", str(folder), "--out", str(kept))
+    assert code == 0
+    assert [(head["client"], head["records"]) for head in values["heads"]] == [("client-00", 5), ("client-01", 6)]
+    assert run(capsys, "ledger", "verify", str(folder), "--head", str(kept))[0] == 0
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    assert run(capsys, "ledger", "verify", str(folder))[0] == 0  # the chain alone cannot know
+    code, values = run(capsys, "ledger", "verify", str(folder), "--head", str(kept))
+    assert (code, values["ok"], values["epsilon"]) == (6, False, None)
+    assert "an older copy was put back" in str(values["error"])
+    other = tmp_path / "other"
+    write_ledger(other, "client-07", 1)
+    assert run(capsys, "ledger", "verify", str(other / "ledger" / "client-07.jsonl"), "--head", str(kept))[0] == 2
+    path.unlink()
+    code, values = run(capsys, "ledger", "verify", str(folder), "--head", str(kept))
+    assert code == 6
+    assert "is missing" in str(values["error"])
+
+
+def test_heads_that_a_run_kept_are_compared_without_being_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "ledger", "head", str(folder), "--out", str(folder / "ledger" / "heads.json"))[0] == 0
+    path = folder / "ledger" / "client-00.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    for command in (["verify", str(folder)], ["show", str(folder)], ["verify", str(path)]):
+        code, values = run(capsys, "ledger", *command)
+        assert code == 6
+        assert "client-00" in str(values["error"])
+
+
+def test_a_file_that_holds_no_heads_is_exit_6(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.json").write_text("[]")
+    assert run(capsys, "ledger", "verify", str(folder), "--head", str(tmp_path / "bad.json"))[0] == 6
+    assert run(capsys, "ledger", "verify", str(folder), "--head", str(tmp_path / "none.json"))[0] == 2
+
+
+def test_a_peer_countersigns_heads_and_refuses_older_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key, known = tmp_path / "peer", tmp_path / "known.json"
+    code, made = run(capsys, "ledger", "key", str(key))
+    assert code == 0
+    assert run(capsys, "ledger", "key", str(key))[0] == 2  # never overwritten
+    write_ledger(tmp_path / "run", "client-00", 1)
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    assert run(capsys, "ledger", "head", str(tmp_path / "run"), "--out", str(old))[0] == 0
+    write_ledger(tmp_path / "run", "client-00", 2)
+    assert run(capsys, "ledger", "head", str(tmp_path / "run"), "--out", str(new))[0] == 0
+    sign = ["--key", str(key / "owner.key"), "--known", str(known)]
+    code, values = run(capsys, "ledger", "countersign", str(new), *sign)
+    assert (code, values["known"]) == (0, 1)
+    assert values["heads"][0]["peer_key"] == made["public_key"]
+    assert run(capsys, "ledger", "verify", str(tmp_path / "run"), "--head", str(new))[0] == 0
+    code, values = run(capsys, "ledger", "countersign", str(old), *sign)
+    assert code == 6
+    assert "records, 7 are known" in str(values["error"])
+    assert run(capsys, "ledger", "countersign", str(new), "--key", str(new))[0] == 2
+    forged = new.read_text().replace('"records": 7', '"records": 8')
+    new.write_text(forged)
+    assert run(capsys, "ledger", "verify", str(tmp_path / "run"), "--head", str(new))[0] == 6
+
+
+def test_heads_are_signed_with_the_owners_key_beside_the_ledgers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from privacy.ledger_signing import read_key
+
+    place = tmp_path / "ledgers" / "mine"
+    public = run(capsys, "ledger", "key", str(tmp_path / "ledgers"))[1]["public_key"]
+    with Ledger.open(
+        place / "c0.jsonl", budget_epsilon=8, delta=DELTA, data_id="mine", client="c0",
+        key=read_key(tmp_path / "ledgers" / "owner.key"),
+    ) as ledger:  # fmt: skip
+        ledger.reserve(EVENT, run_id="run", round_index=1)
+    for named in (tmp_path / "ledgers", place, place / "c0.jsonl"):
+        head = run(capsys, "ledger", "head", str(named))[1]["heads"][0]
+        assert (head["public_key"], bool(head["signature"])) == (public, True)
+    assert main(["ledger", "verify", str(place)]) == 0
+    assert "ok, signed" in capsys.readouterr().out

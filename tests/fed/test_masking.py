@@ -129,6 +129,12 @@ def test_more_survivors_than_a_sparse_graph_can_promise_are_refused_against_a_ma
     with pytest.raises(ConfigError, match=r"federation\.min_survivors: 100 is above"):
         small_config(federation={"clients": 200, "min_survivors": 100}, secagg=secagg)
     small_config(federation={"clients": 200, "min_survivors": 100})
+    nobody = {**secagg, "corrupted": 0.0}  # a part has one client more than shares, and a client sees t signatures
+    chosen = graph_parameters(small_config(federation={"clients": 200}, secagg=nobody))
+    assert not chosen.complete and chosen.honest_part == chosen.threshold + 1
+    small_config(federation={"clients": 200, "min_survivors": chosen.threshold}, secagg=nobody)
+    with pytest.raises(ConfigError, match=rf"federation\.min_survivors: {chosen.honest_part} is above"):
+        small_config(federation={"clients": 200, "min_survivors": chosen.honest_part}, secagg=nobody)
 
 
 def test_wrong_identity_files_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
