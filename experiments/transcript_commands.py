@@ -40,7 +40,11 @@ def transcript() -> None:
 
 @transcript.command()
 @_PATH
-@click.option("--roster", type=click.Path(path_type=Path), help="The federation's roster from elsewhere (keys show).")
+@click.option(
+    "--roster",
+    type=click.Path(path_type=Path),
+    help="The federation's roster from elsewhere (keys show); a round without all of it is a finding.",
+)
 @click.option("--client", type=click.IntRange(min=0), help="Also say what the records claim about this client.")
 @output_options
 def verify(path: Path, roster: Path | None, client: int | None, output: Output) -> None:

@@ -6,8 +6,9 @@ No sockets, no clocks, no training: messages in, messages out.
 from __future__ import annotations
 
 import os
-import struct
+import threading
 from dataclasses import replace
+from traceback import clear_frames
 from typing import NoReturn
 
 import numpy as np
@@ -52,12 +53,13 @@ _ONCE: dict[type, bytes] = {OwnVector: b"mask", UnmaskRequest: b"answer"}
 
 
 class Client:
-    """One client, one round, one vector. Whatever raises leaves it failed for good.
+    """One client, one round, one vector. Whatever raises in a step leaves it failed for good, its secrets dropped.
 
     `greeting` is its first message; `receive` takes the server's messages, `mask` the vector. `identity` is its
     long-term key, needed in malicious-server mode and there only. With a `journal`, masking and answering for a
     survivor list are recorded durably before the message exists, so that a process that restarts cannot do
-    either again in the same session and round. Raises ValueError for a client outside the roster and for an
+    either again in the same session and round, whatever else its configuration says then. Several threads may call
+    it: one step runs at a time. Raises ValueError for a client outside the roster and for an
     identity that is not the roster's.
     """
 
@@ -80,6 +82,7 @@ class Client:
             raise ValueError(f"identity: the roster has another public key for client {client}")
         self.client = client
         self._config, self._self, self._journal = config, Self(client, identity), journal
+        self._lock = threading.Lock()
         first = advertise(config, self._self, entropy)
         self.greeting = first.greeting
         self._state: State = first
@@ -121,6 +124,14 @@ class Client:
         return reply
 
     def _step(self, event: Message | OwnVector) -> Message | None:
+        with self._lock:
+            try:
+                return self._advance(event)
+            except BaseException as error:
+                _forget_locals(error)
+                raise
+
+    def _advance(self, event: Message | OwnVector) -> Message | None:
         state, self._state = self._state, Failed()  # stays so unless the transition returns
         transition = TRANSITIONS.get((type(state), type(event)))
         if transition is None:
@@ -128,8 +139,8 @@ class Client:
             raise WrongPhase(f"{name} accepts no {type(event).__name__}")
         following, reply = transition(self._config, self._self, state, event)
         if self._journal is not None and type(event) in _ONCE:
-            who = struct.pack(">I", self.client)
-            self._journal.once(entry(self._config.digest(), _ONCE[type(event)] + who))
+            act = _ONCE[type(event)]
+            self._journal.once(entry(self._config.session, self._config.round_index, self.client, act))
         self._state = following
         return reply
 
@@ -138,3 +149,11 @@ class Client:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secagg client holds one-time secrets and cannot be copied or pickled")
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Clear the local variables of the frames that `error` and its causes passed, which hold the state of the step."""
+    following: BaseException | None = error
+    while following is not None:
+        clear_frames(following.__traceback__)
+        following = following.__cause__ or following.__context__

@@ -6,7 +6,9 @@ The algebra (Bonawitz et al. 2017, section 4 and figure 4; Bell et al. 2020, sec
 over its neighbours v in U2, with k_uv = HKDF(X25519(s_u, S_v)). It gives every holder one share of b_u and one of
 s_u. At the end it releases, for each neighbour in U2, the share of b_v if v's vector is in the sum (v in U3) and of
 s_v if not. In malicious-server mode it first signs U3, and releases nothing until `threshold` of those who hold
-its own shares have signed the same U3.
+its own shares have signed the same U3; and it signs only where each neighbour v in U3 says, in a tag that the server
+cannot make, that y_v holds PRG(k_uv). Else a server that withholds u's shares from v could take v's vector out of
+the sum with those few of its neighbours whose shares it did deliver (`solver.GraphParameters.honest_part`).
 
 Each state holds only what its phase needs, so secrets go when their phase ends (Python does not promise that their
 memory is overwritten).
@@ -14,6 +16,7 @@ memory is overwritten).
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,12 +30,20 @@ from secagg.config import RoundConfig
 from secagg.errors import PeerMisbehaved, TooFewSurvivors
 from secagg.graph import HASH_BYTES, Graph, roster_hash
 from secagg.identity import SigningKey, verify
-from secagg.keys import KeyPair, channel_keys, pair_mask_key, seed_commitment, self_mask_key
+from secagg.keys import (
+    KeyPair,
+    channel_keys,
+    channel_keys_and_tags,
+    pair_mask_key,
+    seed_commitment,
+    self_mask_key,
+)
 from secagg.messages import (
     Advertise,
     Consent,
     Consents,
     Delivery,
+    Included,
     MaskedVector,
     Message,
     PeerKeys,
@@ -71,6 +82,7 @@ class AwaitDelivery:
     own_shares: SharePair | None  # None where a client holds no share of its own
     mask_keys: Mapping[int, bytes]  # public keys of the neighbours in U1
     opening_keys: Mapping[int, bytes]  # channel keys for what they send
+    tags: Mapping[int, tuple[bytes, bytes]]  # to and from each of them; none in semi-honest mode
     graph: Graph
 
 
@@ -79,6 +91,7 @@ class AwaitVector:
     mask: KeyPair
     seed: bytes
     mask_keys: Mapping[int, bytes]  # public keys of the neighbours in U2
+    tags: Mapping[int, tuple[bytes, bytes]]  # to and from each of them; none in semi-honest mode
     shares: Mapping[int, SharePair]  # one pair for each of them, own included in the complete graph
     graph: Graph
 
@@ -86,6 +99,7 @@ class AwaitVector:
 @dataclass(frozen=True, slots=True, repr=False)
 class AwaitRequest:
     shares: Mapping[int, SharePair]
+    tags: Mapping[int, bytes]  # what each neighbour in U2 says if its vector holds their common mask
     graph: Graph
 
 
@@ -135,16 +149,18 @@ def share_secrets(config: RoundConfig, me: Self, state: AwaitPeerKeys, keys: Pee
     seed_shares = split(seed, threshold=config.threshold, points=points, entropy=state.entropy)
     pairs = {holder: SharePair(*both) for holder, *both in zip(holders, mask_shares, seed_shares, strict=True)}
     peers = {entry.client: entry for entry in keys.entries if entry.client != me.client}
-    sealed, opening_keys = [], {}
+    sealed, opening_keys, tags = [], {}, {}
     for peer, entry in peers.items():
-        sealing_key, opening_keys[peer] = channel_keys(
-            state.channel, entry.channel_key, own_id=me.client, peer_id=peer, digest=digest
-        )
+        derive = channel_keys_and_tags if config.malicious else channel_keys
+        derived = derive(state.channel, entry.channel_key, own_id=me.client, peer_id=peer, digest=digest)
+        sealing_key, opening_keys[peer] = derived[:2]
+        if len(derived) == 4:
+            tags[peer] = derived[2:]
         ciphertext = seal(sealing_key, pairs[peer], digest=digest, sender=me.client, recipient=peer)
         sealed.append(Sealed(peer, ciphertext))
     reply = Shares(me.client, seed_commitment(seed, client=me.client, digest=digest), tuple(sealed))
     mask_keys = {peer: entry.mask_key for peer, entry in peers.items()}
-    return AwaitDelivery(state.mask, seed, pairs.get(me.client), mask_keys, opening_keys, graph), reply
+    return AwaitDelivery(state.mask, seed, pairs.get(me.client), mask_keys, opening_keys, tags, graph), reply
 
 
 def open_shares(config: RoundConfig, me: Self, state: AwaitDelivery, delivery: Delivery) -> tuple[AwaitVector, None]:
@@ -164,7 +180,8 @@ def open_shares(config: RoundConfig, me: Self, state: AwaitDelivery, delivery: D
             recipient=me.client,
         )
     mask_keys = {peer: state.mask_keys[peer] for peer in senders}
-    return AwaitVector(state.mask, state.seed, mask_keys, shares, state.graph), None
+    tags = {peer: state.tags[peer] for peer in senders if peer in state.tags}
+    return AwaitVector(state.mask, state.seed, mask_keys, tags, shares, state.graph), None
 
 
 def mask_vector(config: RoundConfig, me: Self, state: AwaitVector, own: OwnVector) -> tuple[AwaitRequest, MaskedVector]:
@@ -172,7 +189,9 @@ def mask_vector(config: RoundConfig, me: Self, state: AwaitVector, own: OwnVecto
     words = to_ring(own.vector, config.bits)
     add, subtract = mask_keys_of(config, me.client, state)
     apply_masks(words, add=add, subtract=subtract)
-    return AwaitRequest(state.shares, state.graph), MaskedVector(me.client, pack(words, config.bits))
+    sent = tuple(Included(peer, to) for peer, (to, _) in state.tags.items())
+    expected = {peer: from_ for peer, (_, from_) in state.tags.items()}
+    return AwaitRequest(state.shares, expected, state.graph), MaskedVector(me.client, pack(words, config.bits), sent)
 
 
 def mask_keys_of(config: RoundConfig, me: int, state: AwaitVector) -> tuple[list[bytes], list[bytes]]:
@@ -191,6 +210,7 @@ def answer_request(
 ) -> tuple[AwaitConsents | Done, Consent | Reveal]:
     """Stage 3: the shares; in malicious-server mode first a signature under the one list that it will answer for."""
     _check_survivors(config, me.client, state, request.survivors)
+    _check_included(me.client, state, request)
     if me.identity is None:
         return Done(), _reveal(me.client, state.shares, request.survivors)
     statement = survivors_statement(config, state.graph.seed, request.survivors)
@@ -277,6 +297,20 @@ def _check_survivors(config: RoundConfig, me: int, state: AwaitRequest, survivor
     _require(config.quorum, "sent a masked vector", len(listed))
     holders = listed & set(state.graph.holders(me))
     _require(config.threshold, "of those who hold its shares sent a masked vector", len(holders))
+
+
+def _check_included(me: int, state: AwaitRequest, request: UnmaskRequest) -> None:
+    """Every neighbour's vector in the sum holds its mask with this client; nothing to check in semi-honest mode."""
+    listed, shown = set(request.survivors), {item.peer: item.tag for item in request.tags}
+    expected = {peer: tag for peer, tag in state.tags.items() if peer in listed}
+    for peer, tag in expected.items():
+        if not hmac.compare_digest(shown.get(peer, b""), tag):
+            raise PeerMisbehaved(
+                f"nothing shows that the vector of client {peer} holds its mask with client {me}: the server withheld "
+                "its tag or their shares, or that client lies"
+            )
+    if shown.keys() != expected.keys():
+        raise PeerMisbehaved("the server shows tags of clients that are no neighbours in U3")
 
 
 def _reveal(me: int, shares: Mapping[int, SharePair], survivors: tuple[int, ...]) -> Reveal:

@@ -43,6 +43,8 @@ def default_threshold(clients: int) -> int:
 class RoundConfig:
     """One round of secure aggregation. Raises ValueError naming the field and its bound.
 
+    Each client makes it from its own configuration. Taken from the server, every number in it would be the server's.
+
     session: 16 bytes; with `round_index` it names the round, and no round has two vectors of one client.
     round_index: counter of the caller's, 0..2^63-1.
     clients: the roster: distinct ids, ascending, each 0..2^32-1; at least 3.
@@ -56,11 +58,13 @@ class RoundConfig:
     neighbors: how many others a client exchanges keys with: an even number from the solver (`solver.py`), or
         None for all of them (complete graph). In the complete graph a client also keeps one of its own shares.
     least_present: below so many advertised keys no neighbours are drawn, or None for the quorum; from the solver. A
-        server that keeps honest clients away would otherwise raise the share of corrupted ones among neighbours.
+        server that keeps honest clients away would otherwise raise the share of corrupted ones among neighbours, so
+        a sparse graph in malicious-server mode must have a number here.
     mode: whom the round protects against.
     identities: malicious-server: the Ed25519 public key of each client, 32 bytes, in the order of `clients`.
-    model: 32-byte hash of the broadcast model; bound into masks and all later messages by `binding`, not into
-        `digest`, since keys may be exchanged before the model exists (`folded.py`).
+    model: 32-byte hash of what is broadcast in this round (what the parties hold already is for `context` to name);
+        bound into masks and all later messages by `binding`, not into `digest`, since keys may be exchanged before
+        it exists (`folded.py`).
     """
 
     session: bytes
@@ -102,6 +106,11 @@ class RoundConfig:
             raise ValueError(f"min_survivors must lie in {MIN_CLIENTS}..{n}, not {self.min_survivors}")
         if self.least_present is not None and not self.quorum <= self.least_present <= n:
             raise ValueError(f"least_present must lie in {self.quorum}..{n}, not {self.least_present}")
+        if self.malicious and not self.complete and self.least_present is None:
+            raise ValueError(
+                f"least_present must be given in malicious-server mode with neighbors = {self.neighbors}: a server "
+                "that keeps honest clients away would choose how many corrupted neighbours a client has"
+            )
         if self.malicious and not self.complete and self.min_survivors > self.threshold:
             raise ValueError(
                 f"min_survivors must be at most threshold = {self.threshold} in malicious-server mode with neighbors = "

@@ -29,6 +29,7 @@ _ROSTER_BYTES = 250  # one client in a graph, with the hash of its keys
 _CLIENT_BYTES = 1000  # what the server keeps of one client
 _SEALED_BYTES = 245  # a sealed pair of shares at the server
 _REVEALED_BYTES = 200  # a revealed share at the server
+_TAG_BYTES = 150  # a tag, at either party
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def expansions(shape: RoundShape) -> float:
 
 def _client_stages(shape: RoundShape, rates: Rates) -> dict[str, float]:
     n, k, words = shape.clients, shape.degree, rates.words[shape.bits]
-    signing = shape.malicious * (k * rates.verify)
+    signing = shape.malicious * k * (rates.verify + 2 * rates.self_mask)  # a tag is one HKDF, as a self-mask key is
     graph = 0.0 if shape.complete else n * rates.permute
     split = 2 * (rates.split_call + rates.split_product * shape.holders * shape.threshold)
     sharing = split + k * rates.channel + (k + 1) * rates.key_hash + graph + signing
@@ -106,12 +107,12 @@ def _client_stages(shape: RoundShape, rates: Rates) -> dict[str, float]:
 
 def _server_stages(shape: RoundShape, rates: Rates) -> dict[str, float]:
     n, k, survivors, words = shape.clients, shape.degree, shape.survivors, rates.words[shape.bits]
-    sparse = not shape.complete
+    sparse, tags = not shape.complete, 2 * shape.degree * shape.malicious
     advertised = 2 * rates.small_order + rates.key_hash + shape.malicious * rates.verify + sparse * rates.permute
     stages = {
         "advertise": n * (_COLD * advertised + rates.item * (5 + 40 * sparse)),
         "share": n * rates.item * (5 + 35 * sparse + 1.6 * k),
-        "mask": survivors * (rates.unpack_call + 40 * rates.item + shape.dim * words.unpack),
+        "mask": survivors * (rates.unpack_call + (40 + tags) * rates.item + shape.dim * words.unpack),
     }
     if shape.malicious:
         entries = rates.item * (survivors / 10 + 0.6 * k)
@@ -140,7 +141,8 @@ def _client_memory(shape: RoundShape) -> int:
     packed = packed_size(shape.dim, shape.bits)
     vectors = 8 * shape.dim + packed + max(packed, shape.dim * word_dtype(shape.bits).itemsize)
     streams = min(shape.degree + 1, OPEN_STREAMS) * _STREAM_BYTES + 2 * CHUNK_BYTES
-    return vectors + streams + shape.degree * _NEIGHBOR_BYTES + shape.clients * _ROSTER_BYTES
+    neighbor = _NEIGHBOR_BYTES + 3 * _TAG_BYTES * shape.malicious
+    return vectors + streams + shape.degree * neighbor + shape.clients * _ROSTER_BYTES
 
 
 def _server_memory(shape: RoundShape) -> int:
@@ -149,5 +151,6 @@ def _server_memory(shape: RoundShape) -> int:
     vectors = shape.dim * word_dtype(shape.bits).itemsize + 2 * packed_size(shape.dim, shape.bits)
     computed = round(expansions(shape))
     keys = computed * _KEY_BYTES + 2 * CHUNK_BYTES + min(computed, OPEN_STREAMS) * _STREAM_BYTES
-    stages = entries * _SEALED_BYTES, vectors + keys + entries * _REVEALED_BYTES
+    tags = 2 * entries * _TAG_BYTES * shape.malicious  # as they came and as they go out
+    stages = entries * _SEALED_BYTES, vectors + tags, vectors + keys + entries * _REVEALED_BYTES
     return shape.clients * _CLIENT_BYTES + max(stages)

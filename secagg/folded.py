@@ -82,7 +82,11 @@ def decode_folded(data: bytes, current: RoundConfig | None, following: RoundConf
 
 
 class FoldedClient:
-    """One client over many rounds, one vector in each. Whatever raises leaves it failed for good.
+    """One client over many rounds, one vector in each.
+
+    What raises in `receive`, or after a vector began to be masked, leaves it failed for good, without the secrets of
+    either round. A call that is refused before that (no round prepared, a round joined before, a vector of another
+    shape, a model that is no hash) spends nothing and changes nothing.
 
     `join` opens the next round; `submit` masks this round's vector and opens the next; `receive` takes the server's
     folded messages. `config` is the round that `join` opens. Arguments as for `Client`.
@@ -116,22 +120,34 @@ class FoldedClient:
         """
         if self._failed or round_index < self._next_config.round_index:
             raise WrongPhase(f"client {self.client} does not join round {round_index} (again)")
+        following = replace(self._next_config, round_index=round_index)
         self._current = self._following = None
-        self._next_config = replace(self._next_config, round_index=round_index)
-        return Folded(None, self._open_next())
+        self._next_config = following
+        try:
+            return Folded(None, self._open_next())
+        except BaseException:
+            self._fail()
+            raise
 
     def submit(self, vector: NDArray[np.int64], model: bytes) -> Folded:
         """The masked `vector` (int64[dim]) of the round prepared last, bound to `model`, and keys for the next.
 
         An earlier round that the server left unfinished is forgotten, its secrets unrevealed. Raises WrongPhase
-        if no round is prepared, ValueError (nothing spent) for another shape or type.
+        if no round is prepared and ValueError for another shape or type, both with nothing spent.
         """
-        if not self.ready or self._following is None:
+        following = self._following
+        if not self.ready or following is None:
             raise WrongPhase(f"client {self.client} has no round prepared to submit to")
-        self._following.bind(model)
-        masked = self._following.mask(vector)
-        self._current, self._following = self._following, None
-        return Folded(masked, self._open_next())
+        try:
+            following.bind(model)
+            masked = following.mask(vector)
+            self._current, self._following = following, None
+            return Folded(masked, self._open_next())
+        except BaseException:
+            if not following.ready:
+                self._fail()
+                following = None  # the traceback holds this frame
+            raise
 
     def receive(self, message: Folded) -> Folded | None:
         """The reply to the server, or None. A message without a part of the next round gives up preparing it.
@@ -140,7 +156,13 @@ class FoldedClient:
         """
         if self._failed:
             raise WrongPhase(f"client {self.client} failed")
-        self._failed = True  # stays so unless both parts are accepted
+        try:
+            return self._receive(message)
+        except BaseException:
+            self._fail()
+            raise
+
+    def _receive(self, message: Folded) -> Folded | None:
         current = following = None
         if message.following is None and self._following is not None and not self._following.ready:
             self._following = None
@@ -156,8 +178,10 @@ class FoldedClient:
             current = self._current.receive(message.current)
             if self._current.done:
                 self._current = None
-        self._failed = False
         return None if current is None and following is None else Folded(current, following)
+
+    def _fail(self) -> None:
+        self._failed, self._current, self._following = True, None, None
 
     def _open_next(self) -> Message:
         config = self._next_config

@@ -3,7 +3,9 @@
 The k-regular graph (Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020,
 section 3.2: a randomly relabelled Harary graph) puts the clients that advertised on a ring, in an order drawn
 from a hash of all their keys, and joins each to the k/2 on either side. Every client computes it for itself from
-hashes of all keys, so the server can only try other key sets and hope; the solver pays for 2^64 tries.
+hashes of all keys, of which it can check those of its neighbours alone: a malicious server may invent the others, and
+show others to others. So it can try graphs, each for one hash and one sort, and hope; the solver pays for 2^64 tries.
+Clients that were shown different hashes sign different statements, so they count for nothing to each other.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import stat
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -45,17 +46,16 @@ class Journal(Protocol):
         """Record 32-byte `entry` for good. Raises WrongPhase if it is there already."""
 
 
-def entry(digest: bytes, act: bytes) -> bytes:
-    """The 32-byte entry for an act in the round with this 32-byte digest.
+def entry(session: bytes, round_index: int, client: int, act: bytes) -> bytes:
+    """The 32-byte entry for an act, which is a name, of a client in a round.
 
-    The act is a name, and the client's id after it where several clients share a journal.
-
-    The digest is `RoundConfig.digest`: keys and shares are the same for every model of a round, so its `binding`
-    would allow one answer for each model. SHA-256, so that what is stored says nothing about the round.
+    session: 16 bytes. round_index and client: as in `RoundConfig`. Nothing else of the configuration or the model
+    goes in, since whoever can change them could have the act done once for each. SHA-256, so that what is stored
+    says nothing about the round. Raises ValueError for another length of session.
     """
-    if len(digest) != 32:
-        raise ValueError(f"digest must have 32 bytes, not {len(digest)}")
-    return hashlib.sha256(PROTOCOL + b"journal" + digest + act).digest()
+    if len(session) != 16:
+        raise ValueError(f"session must have 16 bytes, not {len(session)}")
+    return hashlib.sha256(PROTOCOL + b"journal" + session + struct.pack(">QI", round_index, client) + act).digest()
 
 
 class MemoryJournal:

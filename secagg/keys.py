@@ -24,6 +24,7 @@ from secagg.config import PROTOCOL
 from secagg.errors import PeerMisbehaved
 
 PUBLIC_KEY_BYTES = 32
+TAG_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,31 @@ def pair_mask_key(
 def channel_keys(own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes) -> tuple[bytes, bytes]:
     """The keys (to the peer, from the peer) of the share channel, 32 bytes each: one per ordered pair."""
     shared = _shared_with(own, peer_public, peer_id)
+    return _both_ways(b"share", shared, (own_id, own.public), (peer_id, peer_public), digest)
+
+
+def channel_keys_and_tags(
+    own: KeyPair, peer_public: bytes, *, own_id: int, peer_id: int, digest: bytes
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """`channel_keys`, and from the same exchange the tags (to the peer, from the peer), 16 bytes each.
+
+    With its tag a client tells one neighbour that its masked vector carries the mask that the two have in common.
+    Only those two can make it, so the server can withhold a tag and not invent one.
+    """
+    shared = _shared_with(own, peer_public, peer_id)
     here, there = (own_id, own.public), (peer_id, peer_public)
+    sent, expected = _both_ways(b"included", shared, here, there, digest)
+    return *_both_ways(b"share", shared, here, there, digest), sent[:TAG_BYTES], expected[:TAG_BYTES]
+
+
+def _both_ways(
+    purpose: bytes, shared: bytes, here: tuple[int, bytes], there: tuple[int, bytes], digest: bytes
+) -> tuple[bytes, bytes]:
+    """32 bytes for what goes from here to there, and 32 for the way back; each end is an id and a public key."""
 
     def directed(sender: tuple[int, bytes], recipient: tuple[int, bytes]) -> bytes:
         ids = struct.pack(">II", sender[0], recipient[0])
-        return hkdf(shared, salt=digest, info=PROTOCOL + b"share" + ids + sender[1] + recipient[1])
+        return hkdf(shared, salt=digest, info=PROTOCOL + purpose + ids + sender[1] + recipient[1])
 
     return directed(here, there), directed(there, here)
 

@@ -40,7 +40,7 @@ class RoundSum:
     recovered_mask_keys: mask keys rebuilt from shares, one for each client dropped after sharing.
     recovered_self_masks: self-mask seeds rebuilt of clients that vanished after their masked vector (the
         seeds of the other survivors are rebuilt too, and not counted here).
-    misfits: (holder, owner) of each share that was left out because it did not fit; empty in an honest run.
+    misfits: (holder, owner) of each share found wrong, of which either may have lied; empty in an honest run.
     upload_bytes, download_bytes: wire bytes by client. bytes_by_message: by type of message, all clients.
     client_stages: CPU seconds by stage (advertise, share, open, mask, consent, reveal) and client.
     server_stages: CPU seconds by stage (advertise, share, mask, consent, reveal).

@@ -5,9 +5,9 @@
                                           <----- PeerKeys(hashes of all keys of U1, keys of the neighbours)
     Shares(sealed, one per neighbour)     -----> U2
                                           <----- Delivery(those sealed for me, from U2)
-    MaskedVector                          -----> U3, added to one accumulator on arrival
-                                          <----- UnmaskRequest(U3)
-    Consent(signature over U3)            ----->          in malicious-server mode only
+    MaskedVector(+ a tag per neighbour)   -----> U3, added to one accumulator on arrival
+                                          <----- UnmaskRequest(U3, + tags for me from U3)
+    Consent(signature over U3)            ----->          in malicious-server mode only, as are the tags
                                           <----- Consents(those of the neighbours)     likewise
     Reveal(one share per client)          -----> sum over U3
 
@@ -25,7 +25,7 @@ from secagg.channel import SEALED_BYTES
 from secagg.errors import BadMessage
 from secagg.graph import HASH_BYTES, key_hash
 from secagg.identity import SIGNATURE_BYTES
-from secagg.keys import PUBLIC_KEY_BYTES
+from secagg.keys import PUBLIC_KEY_BYTES, TAG_BYTES
 from secagg.shamir import PRIME
 
 COMMITMENT_BYTES = 32
@@ -104,24 +104,48 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Included:
+    """That a masked vector carries the mask common to two neighbours, in a tag that only they can make (`keys`).
+
+    `peer` is whom it is for in MaskedVector and whom it is from in UnmaskRequest.
+    """
+
+    peer: int
+    tag: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _require_size("tag", self.tag, TAG_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
 class MaskedVector:
-    """Client to server: the masked vector, packed to the ring's bits (`ring.pack`)."""
+    """Client to server: the masked vector, packed to the ring's bits (`ring.pack`).
+
+    In malicious-server mode with a tag for each neighbour in U2, in semi-honest mode with none.
+    """
 
     client: int
     packed: bytes = field(repr=False)
+    tags: tuple[Included, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _require_id(self.client)
+        _require_ascending("tags", (item.peer for item in self.tags))
 
 
 @dataclass(frozen=True, slots=True)
 class UnmaskRequest:
-    """Server to client: whose vectors are in the sum, U3. Who dropped is for the client to work out."""
+    """Server to client: whose vectors are in the sum, U3. Who dropped is for the client to work out.
+
+    In malicious-server mode with the tags that its neighbours in U3 made for it, in semi-honest mode with none.
+    """
 
     survivors: tuple[int, ...]
+    tags: tuple[Included, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         _require_ascending("survivors", self.survivors)
+        _require_ascending("tags", (item.peer for item in self.tags))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from secagg.messages import (
     Consent,
     Consents,
     Delivery,
+    Included,
     MaskedVector,
     Message,
     PeerKeys,
@@ -44,7 +45,8 @@ class Total:
     survivors: U3, ascending.
     dropped: the others of the roster, ascending, with the stage at which they disappeared; those dropped
         after the masked vector are among the survivors too.
-    misfits: (holder, owner) of each share left out because it did not fit its secret.
+    misfits: (holder, owner) of each share that did not fit its secret. Either may have lied, the holder when it
+        answered or the owner when it dealt; a wrong share among those that were not needed goes unseen.
     """
 
     vector: RingVector = field(repr=False)
@@ -71,7 +73,7 @@ class CollectVectors:
     graph: Graph
     shared: Mapping[int, SharedClient]  # U2
     accumulator: RingVector  # [dim]
-    submitted: set[int]
+    submitted: dict[int, tuple[Included, ...]]  # by client, its tags for others (malicious-server mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,11 @@ def _add_shares(config: RoundConfig, state: CollectShares, message: Shares) -> N
 
 def _add_vector(config: RoundConfig, state: CollectVectors, message: MaskedVector) -> None:
     _expect(message.client, state.shared, state.submitted, "masked vector")
+    neighbors = state.graph.neighbors(message.client) if config.malicious else ()
+    if [item.peer for item in message.tags] != [peer for peer in neighbors if peer in state.shared]:
+        raise PeerMisbehaved(f"client {message.client} did not send its tags to exactly its neighbours")
     add_packed(state.accumulator, message.packed, config.bits)
-    state.submitted.add(message.client)
+    state.submitted[message.client] = message.tags
 
 
 def _add_consent(config: RoundConfig, state: CollectConsents, message: Consent) -> None:
@@ -186,7 +191,7 @@ def _deliver_shares(config: RoundConfig, state: CollectShares) -> tuple[CollectV
                 inbox[item.peer].append(Sealed(sender, item.ciphertext))
     shared = {u: SharedClient(state.keys[u].mask_key, state.shares[u].commitment) for u in inbox}
     accumulator = np.zeros(config.dim, word_dtype(config.bits))
-    following = CollectVectors(state.graph, shared, accumulator, set())
+    following = CollectVectors(state.graph, shared, accumulator, {})
     return following, {client: Delivery(tuple(items)) for client, items in inbox.items()}
 
 
@@ -206,6 +211,12 @@ def _request_unmasking(config: RoundConfig, state: CollectVectors) -> tuple[Coll
     survivors = tuple(sorted(state.submitted))
     outgoing = dict.fromkeys(survivors, UnmaskRequest(survivors))
     if config.malicious:
+        inbox: dict[int, list[Included]] = {client: [] for client in survivors}
+        for sender in survivors:  # ascending, so each inbox is too
+            for item in state.submitted[sender]:
+                if item.peer in inbox:
+                    inbox[item.peer].append(Included(sender, item.tag))
+        outgoing = {client: UnmaskRequest(survivors, tuple(items)) for client, items in inbox.items()}
         statement = survivors_statement(config, state.graph.seed, survivors)
         return CollectConsents(state.graph, state.shared, state.accumulator, survivors, statement, {}), outgoing
     asked = frozenset(survivors)

@@ -11,7 +11,7 @@ from secagg.channel import SEALED_BYTES
 from secagg.config import MIN_CLIENTS
 from secagg.graph import HASH_BYTES
 from secagg.identity import SIGNATURE_BYTES
-from secagg.keys import PUBLIC_KEY_BYTES
+from secagg.keys import PUBLIC_KEY_BYTES, TAG_BYTES
 from secagg.messages import COMMITMENT_BYTES
 from secagg.ring import RING_BITS, packed_size
 from secagg.shamir import SHARE_BYTES
@@ -30,7 +30,7 @@ class RoundShape:
     threshold: shares that rebuild a secret.
     bits, dim: of the ring and of the vectors.
     dropped: fraction of the clients that disappear after sharing and before their vector, 0 or more and below 1.
-    malicious: keys and survivor lists are signed.
+    malicious: keys and survivor lists are signed, and masked vectors carry a tag for each neighbour.
     """
 
     clients: int
@@ -102,11 +102,11 @@ def delivery(shape: RoundShape) -> int:
 
 
 def masked_vector(shape: RoundShape) -> int:
-    return _HEADER + _ID + packed_size(shape.dim, shape.bits)
+    return _HEADER + _ID + packed_size(shape.dim, shape.bits) + _tags(shape, shape.degree)
 
 
 def unmask_request(shape: RoundShape) -> int:
-    return _HEADER + _bitmap(shape)
+    return _HEADER + _bitmap(shape) + _tags(shape, round(shape.surviving_neighbors(of_dropped=False)))
 
 
 def consent(shape: RoundShape) -> int:
@@ -135,6 +135,10 @@ def download(shape: RoundShape) -> int:
 
 def _keys(shape: RoundShape) -> int:
     return _ID + 2 * PUBLIC_KEY_BYTES + (SIGNATURE_BYTES if shape.malicious else 0)
+
+
+def _tags(shape: RoundShape, count: int) -> int:
+    return _COUNT + count * (_ID + TAG_BYTES) if shape.malicious else 0
 
 
 def _bitmap(shape: RoundShape) -> int:

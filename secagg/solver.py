@@ -20,9 +20,15 @@ The graph is drawn over the clients that are there when it is drawn. With fewer 
 ones are a larger part of it, so (2) is computed for the smallest ring, `least_present`; a client must refuse to go on
 with fewer, or a server that keeps honest clients away decides who sits beside whom.
 
+`least_present` counts names. A client sees the keys of its neighbours alone, so a malicious server may invent the
+hashes of the others, show each client another set of them, and try another graph for one hash and one sort, with no
+key pair. (2) still holds: it is a union over clients and tries, each of one graph over at least that many distinct
+names of the roster, and inventing a hash adds no corrupted name, since a neighbour's keys need its owner's signature.
+
 A malicious server also chooses whom to call dropped after it has seen the graph, and (1) says nothing about that: it
 can cut the sum into parts. (2) bounds the parts from below (`honest_part`), if clients answer for one survivor list
-each, on which t of their neighbours agree with them.
+each, on which t of their neighbours agree with them, and only where every neighbour on it has said that its vector
+holds the mask that they have in common.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ COMPLETE_BELOW = 100
 MAX_CLIENTS = 1_000_000
 """As far as the solver is tested."""
 GRINDING_BITS = 64.0
-"""What a malicious server is charged with: 2^64 tries at keys, each giving another graph, in the time of one round."""
+"""What a malicious server is charged with: 2^64 graphs, at one hash and one sort each, in the time of one round."""
 MIN_THRESHOLD = 2
 """With a threshold of 1 every holder of a share would hold the secret."""
 
@@ -122,10 +128,15 @@ class GraphParameters:
     def honest_part(self) -> int:
         """The least number of honest clients in any sum that a malicious server can open, up to the security bits.
 
-        A client's self-mask opens with t - corrupted_neighbors honest answers at least. Each comes from a client that
-        counts itself as a survivor, as t of its neighbours do; too few are left to open its mask key, so its masks
-        with the first client stay unless its own self-mask opens too. In a complete graph one of them may be the
-        client itself.
+        Let u be honest and its self-mask open, and c = corrupted_neighbors. At least t - c honest holders v answered
+        for it, each for one list with u and v in it. Before v signed that list it saw u's tag, so u's vector holds
+        the mask that it has in common with v, whatever the server delivered to whom. To remove this mask the server
+        needs the mask secret of u, or that of v, or v's vector in the same sum with v's self-mask open. It has not
+        the first: another t - c honest holders would have had to call u dropped, and 2t > k + c. Nor the second: v
+        answered only after t of its holders signed its list, t - c honest ones among them, and they release nothing
+        but v's self-mask, which leaves k - t + c < t for its mask secret. So every v is in the sum with u; in a
+        complete graph one of them may be u itself. Without the tag the first step fails: u may have been kept from
+        v's shares and put no mask of v's into its vector.
         """
         return self.threshold - self.corrupted_neighbors + (0 if self.complete else 1)
 

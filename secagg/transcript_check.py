@@ -98,7 +98,8 @@ def check(lines: Sequence[str], *, roster: Mapping[int, bytes] | None = None, cl
 
 CHAIN = "every line is in its one spelling, bound to the one before, and none is missing"
 CONFIGURATION = "the configuration is within the protocol's bounds, and digest and binding are its own"
-ROSTER = "the clients, and the identities that sign, are those of the roster"
+ROSTER = "the clients, and the identities that sign, are those of the roster, and nobody on it is left out"
+OTHER_ROSTER = "the clients, or the identities that sign, differ from the roster"
 
 
 def _config(header: Header) -> RoundConfig | None:
@@ -118,7 +119,8 @@ def _consents_problem(transcript: Transcript) -> tuple[str, ...]:
 def _roster(view: View | None, roster: Mapping[int, bytes] | None) -> Guarantee:
     if view is None or roster is None:
         return Guarantee("roster", Verdict.NOT_CHECKED, ROSTER)
-    return _decided("roster", ROSTER, roster_findings(view, roster))
+    found = tuple(roster_findings(view, roster))
+    return _decided("roster", OTHER_ROSTER if found else ROSTER, found)
 
 
 def _rules(view: View | None) -> list[Guarantee]:

@@ -71,7 +71,8 @@ def from_lines(lines: Sequence[str]) -> tuple[Transcript | None, tuple[str, ...]
             problems.append(f"{where} does not follow the one before it: `previous` is not that line's hash")
         previous = line_hash(line)
     if tuple(kinds) not in _ORDERS:
-        return None, (*problems, f"the lines are {', '.join(kinds[:20])}: not those of one round in their order")
+        told = ", ".join(kind if kind.isidentifier() else ascii(kind) for kind in kinds[:20])
+        return None, (*problems, f"the lines are {told}: not those of one round in their order")
     count = integer(fields(bodies["end"], ("count",), "end")["count"], "end.count")
     if count != len(lines):
         problems.append(f"the last line counts {count} lines, there are {len(lines)}")

@@ -44,7 +44,10 @@ def header_findings(header: Header) -> Iterator[str]:
 
 
 def roster_findings(view: View, roster: Mapping[int, bytes]) -> Iterator[str]:
-    """The clients and their identities against a roster from elsewhere."""
+    """The clients and their identities against a roster from elsewhere; a round is of all who are on it."""
+    missing = sorted(roster.keys() - set(view.config.clients))
+    if missing:
+        yield f"clients {_some(missing)} of the roster are not among the clients of this round"
     for client in view.config.clients:
         if client not in roster:
             yield f"client {client} is not in the roster"

@@ -10,7 +10,7 @@ from secagg.config import RoundConfig, Stage
 from secagg.errors import BadMessage
 from secagg.graph import HASH_BYTES, Graph, roster_hash
 from secagg.identity import SIGNATURE_BYTES
-from secagg.keys import PUBLIC_KEY_BYTES
+from secagg.keys import PUBLIC_KEY_BYTES, TAG_BYTES
 from secagg.messages import COMMITMENT_BYTES
 from secagg.ring import packed_size
 from secagg.shamir import SHARE_BYTES
@@ -106,9 +106,9 @@ def expected_size(view: View, message: str, client: int) -> int:
         case "Delivery":
             return _HEAD + _COUNT + len(near & view.shared) * sealed
         case "MaskedVector":
-            return _HEAD + _ID + packed_size(config.dim, config.bits)
+            return _HEAD + _ID + packed_size(config.dim, config.bits) + _tags(config, near & view.shared)
         case "UnmaskRequest":
-            return _HEAD + bitmap
+            return _HEAD + bitmap + _tags(config, near & view.survivors)
         case "Consent":
             return _HEAD + _ID + SIGNATURE_BYTES
         case "Consents":
@@ -116,6 +116,10 @@ def expected_size(view: View, message: str, client: int) -> int:
         case "Reveal":
             return _HEAD + _ID + 2 * _COUNT + len(owners(view, client)) * (_ID + SHARE_BYTES)
     raise ValueError(f"message {message} does not exist")
+
+
+def _tags(config: RoundConfig, peers: frozenset[int]) -> int:
+    return _COUNT + len(peers) * (_ID + TAG_BYTES) if config.malicious else 0
 
 
 def owners(view: View, holder: int) -> frozenset[int]:

@@ -16,7 +16,7 @@ from secagg.ring import RingVector
 from secagg.shamir import combine
 
 MAX_ATTEMPTS = 1000
-"""Sets of holders tried for one secret; finds any one wrong holder among 1000 and any two among 44."""
+"""Sets of holders tried for one secret; finds any one wrong share among 1000 and any two among 44."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def remove_masks(
     shared: Mapping[int, SharedClient],  # U2
     survivors: Collection[int],  # U3
     reveals: Mapping[int, Reveal],  # holder -> its shares
-) -> tuple[tuple[int, int], ...]:  # (holder, owner) of each share that did not fit
+) -> tuple[tuple[int, int], ...]:  # (holder, owner) of each share found wrong
     """Remove every survivor's self-mask and every pairwise mask left by those who dropped.
 
     Masks between two clients that both dropped never entered the sum and are not computed. A rebuilt mask
@@ -47,6 +47,7 @@ def remove_masks(
     add: list[bytes] = []
     subtract: list[bytes] = []
     misfits: list[tuple[int, int]] = []
+    suspects: set[int] = set()  # points of holders with a wrong share so far
     for owner in sorted(shared):
         neighbors = [peer for peer in graph.neighbors(owner) if peer in alive]
         if owner not in alive and not neighbors:
@@ -56,7 +57,9 @@ def remove_masks(
             threshold=config.threshold,
             fits=_check(config, owner, shared[owner], alive=owner in alive),
             owner=owner,
+            suspects=suspects,
         )
+        suspects.update(excluded)
         misfits.extend((config.clients[point - 1], owner) for point in excluded)
         if owner in alive:
             subtract.append(self_mask_key(secret, client=owner, digest=binding))
@@ -83,25 +86,36 @@ def rebuild(
     threshold: int,
     fits: Callable[[bytes], bool],
     owner: int,
+    suspects: Collection[int] = frozenset(),  # points to do without first, if enough others are there
 ) -> tuple[bytes, tuple[int, ...]]:
-    """The secret that `fits`, and the points that had to be left out to find it (normally none).
+    """The secret that `fits`, and the points whose shares were found to be wrong (normally none).
 
-    Raises TooFewSurvivors below `threshold` shares, PeerMisbehaved naming the owner if no set of them fits.
+    A wrong share among those that were not needed goes unseen. Whether its holder changed it or the owner dealt it
+    so, nobody can say. Raises TooFewSurvivors below `threshold` shares, PeerMisbehaved naming the owner if no set
+    of them fits.
     """
     if len(shares) < threshold:
         raise TooFewSurvivors(f"{len(shares)} holders answered for client {owner}, at least {threshold} are needed")
-    for excluded in islice(_exclusions(sorted(shares), threshold), MAX_ATTEMPTS):
+    for excluded in islice(_exclusions(sorted(shares), threshold, suspects), MAX_ATTEMPTS):
         kept = [point for point in sorted(shares) if point not in excluded][:threshold]
-        try:
-            secret = combine({point: shares[point] for point in kept})
-        except PeerMisbehaved:
-            continue
-        if fits(secret):
-            return secret, excluded
+        secret = _combined(shares, kept)
+        if secret is not None and fits(secret):
+            wrong = (point for point in excluded if _combined(shares, [*kept[1:], point]) != secret)
+            return secret, tuple(wrong)
     raise PeerMisbehaved(f"{len(shares)} shares do not rebuild the secret that client {owner} committed to")
 
 
-def _exclusions(points: list[int], threshold: int) -> Iterator[tuple[int, ...]]:
+def _combined(shares: Mapping[int, int], points: list[int]) -> bytes | None:
+    try:
+        return combine({point: shares[point] for point in points})
+    except PeerMisbehaved:  # not a secret's size, so one of them is wrong
+        return None
+
+
+def _exclusions(points: list[int], threshold: int, suspects: Collection[int]) -> Iterator[tuple[int, ...]]:
+    known = tuple(point for point in points if point in suspects)
+    if known and len(points) - len(known) >= threshold:
+        yield known
     for count in range(len(points) - threshold + 1):
         yield from combinations(points, count)
 

@@ -4,7 +4,8 @@
 
 The digest is the configuration's for keys and shares, and the one bound to the model from the masked vector on.
 Integers are big-endian, ids and counts 4 bytes, shares 33 bytes. U1 and U3 are one bit for each client of the
-roster, most significant first; a masked vector is its packed words alone, since the round fixes their number.
+roster, most significant first; a masked vector has no count before its packed words, since the round fixes it.
+Tags (16 bytes) follow the words and U3 in malicious-server mode; in semi-honest mode there are none and no count.
 Every prefix, every extra byte and every message of another round is refused with BadMessage, and `decode` raises
 nothing else.
 """
@@ -21,13 +22,14 @@ from secagg.config import RoundConfig
 from secagg.errors import BadMessage
 from secagg.graph import HASH_BYTES
 from secagg.identity import SIGNATURE_BYTES
-from secagg.keys import PUBLIC_KEY_BYTES
+from secagg.keys import PUBLIC_KEY_BYTES, TAG_BYTES
 from secagg.messages import (
     COMMITMENT_BYTES,
     Advertise,
     Consent,
     Consents,
     Delivery,
+    Included,
     MaskedVector,
     Message,
     PeerKeys,
@@ -155,6 +157,18 @@ def _read_sealed(reader: _Reader) -> Sealed:
     return Sealed(reader.integer(), reader.take(SEALED_BYTES))
 
 
+def _tags(items: Sequence[Included], config: RoundConfig) -> list[bytes]:
+    if config.malicious:
+        return [_u32(len(items)), *(_u32(item.peer) + item.tag for item in items)]
+    if items:
+        raise BadMessage("tags are sent in malicious-server mode, and only there")
+    return []
+
+
+def _read_tags(reader: _Reader) -> tuple[Included, ...]:
+    return reader.items(lambda r: Included(r.integer(), r.take(TAG_BYTES))) if reader.config.malicious else ()
+
+
 def _consent(item: Consent) -> bytes:
     return _u32(item.client) + item.signature
 
@@ -181,10 +195,10 @@ def _body(message: Message, config: RoundConfig) -> tuple[int, list[bytes]]:
             return 3, [_u32(client), commitment, *_sealed(sealed)]
         case Delivery(sealed):
             return 4, _sealed(sealed)
-        case MaskedVector(client, packed):
-            return 5, [_u32(client), packed]
-        case UnmaskRequest(survivors):
-            return 6, [_members(survivors, config)]
+        case MaskedVector(client, packed, tags):
+            return 5, [_u32(client), packed, *_tags(tags, config)]
+        case UnmaskRequest(survivors, tags):
+            return 6, [_members(survivors, config), *_tags(tags, config)]
         case Reveal(client, self_mask_seeds, mask_secrets):
             return 7, [_u32(client), *_shares(self_mask_seeds), *_shares(mask_secrets)]
         case Consent():
@@ -199,8 +213,8 @@ _READERS: dict[int, Callable[[_Reader], Message]] = {
     2: _read_peer_keys,
     3: lambda r: Shares(r.integer(), r.take(COMMITMENT_BYTES), r.items(_read_sealed)),
     4: lambda r: Delivery(r.items(_read_sealed)),
-    5: lambda r: MaskedVector(r.integer(), r.take(packed_size(r.config.dim, r.config.bits))),
-    6: lambda r: UnmaskRequest(r.members()),
+    5: lambda r: MaskedVector(r.integer(), r.take(packed_size(r.config.dim, r.config.bits)), _read_tags(r)),
+    6: lambda r: UnmaskRequest(r.members(), _read_tags(r)),
     7: lambda r: Reveal(r.integer(), r.items(_read_share), r.items(_read_share)),
     8: _read_consent,
     9: lambda r: Consents(r.items(_read_consent)),

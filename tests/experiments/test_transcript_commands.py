@@ -232,7 +232,7 @@ def test_show_lists_the_rounds_and_the_messages_of_one(run_folder: Path, capsys:
     assert main(["transcript", "show", str(transcript_path(run_folder / "transcript", 2))]) == 0
     text = capsys.readouterr().out
     assert "dropped out: 2 after shares" in text
-    assert re.search(r"^MaskedVector +upload +5 +310 B$", text, re.MULTILINE)
+    assert re.search(r"^MaskedVector +upload +5 +830 B$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["absent", "."])

@@ -41,6 +41,7 @@ class Collusion:
         federation.mask(self.vectors)
         self.graph = federation.server._state.graph  # type: ignore[union-attr]
         self.masked = federation.sent["masked"][victim]
+        self.request = federation.request
         self.states = {client: machine._state for client, machine in federation.clients.items()}
         self._answers: dict[tuple[int, Survivors], tuple[object, object] | None] = {}
 
@@ -51,7 +52,7 @@ class Collusion:
             step = TRANSITIONS[AwaitRequest, UnmaskRequest]
             try:
                 self._answers[place] = step(
-                    self.config, self._self(client), self.states[client], UnmaskRequest(survivors)
+                    self.config, self._self(client), self.states[client], self.request(client, survivors)
                 )
             except TooFewSurvivors:
                 self._answers[place] = None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secagg import Client, Mode, RoundConfig, RoundSum, Server, SigningKey, Stage, default_threshold
 from secagg.local import LocalRound, Tap
-from secagg.messages import Delivery, Message, PeerKeys
+from secagg.messages import Delivery, Included, MaskedVector, Message, PeerKeys, UnmaskRequest
 
 
 def make_config(
@@ -25,14 +25,20 @@ def make_config(
     round_index: int = 7,
     context: bytes = bytes(32),
     neighbors: int | None = None,
+    least_present: int | None = None,
     mode: Mode = Mode.SEMI_HONEST,
     model: bytes = bytes(32),
 ) -> RoundConfig:
-    """A round of clients 10, 13, 16, ... so that ids and positions differ."""
+    """A round of clients 10, 13, 16, ... so that ids and positions differ.
+
+    Where `least_present` must be a number it is the quorum, unless given.
+    """
     clients = tuple(range(10, 10 + 3 * n, 3))
     if threshold is None:
         threshold = default_threshold(n) if neighbors is None else neighbors // 2 + 1
     malicious = mode is Mode.MALICIOUS_SERVER
+    if malicious and neighbors is not None and least_present is None:
+        least_present = max(threshold, min_survivors)
     return RoundConfig(
         session=session,
         round_index=round_index,
@@ -43,6 +49,7 @@ def make_config(
         dim=dim,
         context=context,
         neighbors=neighbors,
+        least_present=least_present,
         mode=mode,
         identities=tuple(identity_of(client).public for client in clients) if malicious else (),
         model=model,
@@ -168,6 +175,10 @@ class Federation:
         assert isinstance(message, Delivery)
         return message
 
+    def request(self, client: int, survivors: tuple[int, ...]) -> UnmaskRequest:
+        """The list, with the tags that those on it really sent to `client`."""
+        return request_for(client, survivors, self.sent["masked"])
+
     def messages(self) -> list[Message]:
         """One of each type, from a finished round."""
         first = self.config.clients[0]
@@ -175,6 +186,16 @@ class Federation:
         received = [self.peer_keys[first], self.deliveries[first], self.requests[first]]
         received += [self.consents[first]] if self.consents else []
         return [self.clients[first].greeting, *sent, *received]
+
+
+def request_for(client: int, survivors: tuple[int, ...], masked: Mapping[int, Message]) -> UnmaskRequest:
+    """What a server that only passes on shows `client` with this list: the tags for it among the masked vectors."""
+    tags = []
+    for sender in sorted(masked.keys() & set(survivors)):
+        message = masked[sender]
+        assert isinstance(message, MaskedVector)
+        tags += [Included(sender, item.tag) for item in message.tags if item.peer == client]
+    return UnmaskRequest(survivors, tuple(tags))
 
 
 def altered(keys: PeerKeys, client: int, **change: bytes) -> PeerKeys:

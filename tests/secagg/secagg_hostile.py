@@ -165,6 +165,10 @@ def secrets_in(client: Client) -> list[bytes]:
         found += [state.mask.secret]
     if isinstance(state, AwaitDelivery | AwaitVector):
         found += [state.seed]
+    if isinstance(state, AwaitDelivery | AwaitVector):
+        found += [tag for both in state.tags.values() for tag in both]
+    if isinstance(state, AwaitRequest):
+        found += list(state.tags.values())
     if isinstance(state, AwaitVector | AwaitRequest):
         found += [
             value.to_bytes(33, "big") for p in state.shares.values() for value in (p.mask_secret, p.self_mask_seed)

@@ -158,6 +158,13 @@ def channel_key(secret: bytes, own_id: int, peer_id: int, peer_public: bytes, di
     return hkdf(x25519(secret, peer_public), digest, info)
 
 
+def included_tag(secret: bytes, own_id: int, peer_id: int, peer_public: bytes, digest: bytes) -> bytes:
+    """The tag for the peer."""
+    own_public = x25519(secret, (9).to_bytes(32, "little"))
+    info = PROTOCOL + b"included" + struct.pack(">II", own_id, peer_id) + own_public + peer_public
+    return hkdf(x25519(secret, peer_public), digest, info)[:16]
+
+
 def self_mask_key(seed: bytes, client: int, digest: bytes) -> bytes:
     return hkdf(seed, digest, PROTOCOL + b"self" + struct.pack(">I", client))
 
@@ -192,6 +199,7 @@ def derived() -> dict[str, object]:
         "pair_mask_key": mask_key.hex(),
         "pair_mask_keystream": ctr_keystream(mask_key, 0, 5).hex(),
         "channel_key_to_peer": to_peer.hex(),
+        "included_tag_to_peer": included_tag(secret, 10, 13, peer, digest).hex(),
         "self_mask_key": self_mask_key(seed, 10, digest).hex(),
         "seed_commitment": seed_commitment(seed, 10, digest).hex(),
         "sealed_shares": sealed_shares(to_peer, shares, digest, 10, 13).hex(),

@@ -134,7 +134,7 @@ def test_a_victim_on_the_active_and_on_the_dead_list_gets_neither_shares_nor_a_m
     with pytest.raises(BadMessage, match="a reveal holds both kinds of share of one client"):
         Reveal(ME, (Share(13, 1),), (Share(13, 2),))
     for config in KINDS.values():  # one list is all that can be asked, and who is missing follows from it
-        assert {field.name for field in fields(UnmaskRequest)} == {"survivors"}
+        assert {field.name for field in fields(UnmaskRequest)} == {"survivors", "tags"}
         with pytest.raises(BadMessage, match="survivors: ids must be distinct"):
             UnmaskRequest((*config.clients, config.clients[-1]))
 
@@ -324,10 +324,10 @@ def test_no_secret_of_a_client_is_in_anything_that_can_be_stored_or_shown(config
 def test_no_message_has_room_for_a_weight_a_metric_or_a_count_of_examples() -> None:
     """There: the number of examples and all metrics stay readable beside the masked vector."""
     names = {kind.__name__: {field.name for field in fields(kind)} for kind in Message.__args__}
-    assert names["MaskedVector"] == {"client", "packed"}
+    assert names["MaskedVector"] == {"client", "packed", "tags"}
     from_clients = names["Advertise"] | names["Shares"] | names["MaskedVector"] | names["Reveal"] | names["Consent"]
     assert from_clients == {
-        "client", "channel_key", "mask_key", "signature", "commitment", "sealed", "packed",
+        "client", "channel_key", "mask_key", "signature", "commitment", "sealed", "packed", "tags",
         "self_mask_seeds", "mask_secrets",
     }  # fmt: skip
 
@@ -511,7 +511,7 @@ def test_a_client_that_restarts_with_its_journal_neither_masks_nor_answers_again
     federation, me = start(journal, seed=b"2")
     federation.mask(random_vectors(config))
     waiting = me._state
-    me.receive(UnmaskRequest(config.clients))
+    me.receive(federation.request(ME, config.clients))
     end(journal)
     journal = open_journal()
     _, again = start(journal, seed=b"3")
@@ -522,11 +522,14 @@ def test_a_client_that_restarts_with_its_journal_neither_masks_nor_answers_again
     again.bind(bytes([1]) * 32)  # not even for another model of the same round
     with pytest.raises(WrongPhase, match="the journal says"):
         again.mask(random_vectors(config)[ME])
+    _, again = start(journal, replace(config, context=bytes([1]) * 32), seed=b"6")  # nor in another configuration
+    with pytest.raises(WrongPhase, match="the journal says"):
+        again.mask(random_vectors(config)[ME])
     _, again = start(journal, seed=b"5")
     assert isinstance(waiting, AwaitRequest)
     again._state = waiting  # as if a process had kept its state: the list is another one now
     with pytest.raises(WrongPhase, match="the journal says"):
-        again.receive(UnmaskRequest(config.clients[:-1]))
+        again.receive(federation.request(ME, config.clients[:-1]))
     _, fresh = start(journal, replace(config, round_index=config.round_index + 1))
     fresh.mask(random_vectors(config)[ME])  # another round is another matter
     end(journal)
@@ -669,7 +672,7 @@ def test_without_a_common_list_a_server_gets_a_sum_of_eight_where_nine_are_asked
     left_out = config.clients[-4:]
     shown = staggered_lists(config, left_out)
     assert {len(survivors) for survivors in shown.values()} == {config.quorum} == {9}
-    reveals = [federation.clients[c].receive(UnmaskRequest(survivors)) for c, survivors in shown.items()]
+    reveals = [federation.clients[c].receive(federation.request(c, survivors)) for c, survivors in shown.items()]
     total = sum_of_the_rest(config, left_out, reveals, federation)  # type: ignore[arg-type]
     assert np.array_equal(total, sum_over(config, config.clients[:8]))
 
@@ -678,7 +681,7 @@ def test_with_signed_lists_the_same_lie_gets_nothing_from_anybody() -> None:
     config = make_config(12, mode=MALICIOUS)
     federation = Federation(config).advertise().share().deliver().mask(random_vectors(config))
     shown = staggered_lists(config, config.clients[-4:])
-    consents = {c: federation.clients[c].receive(UnmaskRequest(survivors)) for c, survivors in shown.items()}
+    consents = {c: federation.clients[c].receive(federation.request(c, survivors)) for c, survivors in shown.items()}
     for client, survivors in shown.items():
         same = tuple(consents[c] for c in config.clients if c != client and shown[c] == survivors)
         with pytest.raises(TooFewSurvivors, match="signed this survivor list, at least 9 are needed"):

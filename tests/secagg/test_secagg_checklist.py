@@ -341,7 +341,7 @@ def test_item_13_two_survivor_lists_make_nobody_release_anything() -> None:
     for lists, released in (((SIGNED.clients, SIGNED.clients[:-1]), 0), ((SIGNED.clients, SIGNED.clients), 7)):
         federation = masked(SIGNED)
         shown = {c: lists[0] if c in (*SIGNED.clients[:3], SIGNED.clients[-1]) else lists[1] for c in SIGNED.clients}
-        consents = {c: federation.clients[c].receive(UnmaskRequest(shown[c])) for c in SIGNED.clients}
+        consents = {c: federation.clients[c].receive(federation.request(c, shown[c])) for c in SIGNED.clients}
         reveals = 0
         for client in SIGNED.clients:
             same = tuple(consents[c] for c in SIGNED.clients if c != client and shown[c] == shown[client])
@@ -547,7 +547,7 @@ def test_item_23_malformed_messages_are_refused_before_anything_is_allocated() -
             again.server.receive(bad)
 
 
-def test_item_24_a_wrong_share_is_found_by_the_public_key_or_the_commitment_and_names_the_liar() -> None:
+def test_item_24_a_wrong_share_is_found_by_the_public_key_or_the_commitment_and_names_holder_and_owner() -> None:
     """While enough others answer the sum is exact; where they do not, there is none."""
     owner = PLAIN.clients[-1]
 

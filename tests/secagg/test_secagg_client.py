@@ -2,13 +2,16 @@
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from secagg_harness import Federation, altered, fixed_entropy, make_config, random_vectors
+from secagg_hostile import secrets_in
+from secagg_walk import reachable
 
-from secagg import Client, WrongPhase
+from secagg import Client, MemoryJournal, SecAggError, WrongPhase
 from secagg.client import TRANSITIONS, AwaitDelivery, AwaitPeerKeys, AwaitRequest, AwaitVector, OwnVector
 from secagg.messages import Delivery, Message, Reveal, UnmaskRequest
 from secagg.shamir import PRIME
@@ -185,3 +188,52 @@ def keys_of(client: Client) -> dict[str, bytes]:
 
 def test_the_vector_is_an_event_like_any_other() -> None:
     assert (AwaitVector, OwnVector) in TRANSITIONS
+
+
+@pytest.mark.parametrize("name", ["AwaitPeerKeys", "AwaitDelivery", "AwaitVector", "AwaitRequest"])
+@pytest.mark.parametrize("message", [Delivery(()), UnmaskRequest(CONFIG.clients[1:])])
+def test_the_traceback_of_a_refusal_leads_to_no_secret(name: str, message: Message) -> None:
+    """A caller that keeps or logs the exception would else keep what the failed client let go."""
+    client = STATES[name]().clients[ME]
+    public = {client.greeting.channel_key, client.greeting.mask_key}
+    secrets = {secret for secret in secrets_in(client) if len(secret) == 32} - public
+    pairs = list(getattr(client._state, "shares", {}).values())
+    with pytest.raises(SecAggError) as caught:
+        client.receive(message)
+    frames, place = [], caught.value.__traceback__
+    while place is not None:
+        if place.tb_frame.f_globals["__name__"].startswith("secagg."):
+            frames.append(place.tb_frame)
+        place = place.tb_next
+    assert frames
+    held = [value for frame in frames for value in frame.f_locals.values()]
+    assert not any(secret in stored for secret in secrets for stored in reachable(held))
+    assert not any(value is pair for value in held for pair in pairs)
+    assert not any(type(value).__name__.startswith("Await") for value in held)
+
+
+def test_two_threads_that_mask_at_once_get_one_vector_and_one_refusal() -> None:
+    waiting, results = threading.Event(), list[str]()
+
+    def mask() -> None:
+        waiting.set()
+        try:
+            client.mask(VECTORS[ME])
+        except WrongPhase as error:
+            results.append(str(error))
+
+    second = threading.Thread(target=mask)
+
+    class Slow(MemoryJournal):
+        def once(self, entry: bytes, /) -> None:
+            second.start()
+            waiting.wait()
+            second.join(0.2)  # without the lock it would find the client between two states and fail it
+            super().once(entry)
+
+    federation = Federation(CONFIG)
+    client = federation.clients[ME] = Client(CONFIG, ME, entropy=fixed_entropy(b"threads"), journal=Slow())
+    federation.advertise().share().deliver()
+    client.mask(VECTORS[ME])
+    second.join()
+    assert results == [f"client {ME} in state AwaitRequest accepts no OwnVector"]

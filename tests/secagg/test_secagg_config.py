@@ -42,7 +42,14 @@ SIGNED = {"mode": Mode.MALICIOUS_SERVER, "identities": tuple(bytes([i]) * 32 for
         ({"mode": Mode.MALICIOUS_SERVER, "identities": (bytes(32),) * 6}, "identities must be distinct"),
         ({"mode": Mode.MALICIOUS_SERVER, "identities": (bytes(31),) * 6}, "identities must have 32 bytes"),
         ({**SIGNED, "neighbors": 4, "threshold": 2}, r"threshold must lie in 3\.\.4 for 4 neighbors in malicious"),
-        ({**SIGNED, "neighbors": 4, "threshold": 3, "min_survivors": 4}, "min_survivors must be at most threshold = 3"),
+        (
+            {**SIGNED, "neighbors": 4, "threshold": 3, "min_survivors": 4},
+            "least_present must be given",
+        ),
+        (
+            {**SIGNED, "neighbors": 4, "threshold": 3, "min_survivors": 4, "least_present": 5},
+            "min_survivors must be at most threshold = 3",
+        ),
     ],
 )
 def test_a_field_out_of_bounds_is_refused_by_name(change: dict[str, object], text: str) -> None:

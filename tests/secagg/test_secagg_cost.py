@@ -113,7 +113,7 @@ def test_the_stages_have_the_names_of_a_real_round(config: RoundConfig) -> None:
 
 
 COUNTED = [  # where, function, rate, stages of a client or of the server
-    ("client_steps", "channel_keys", "channel", ("share",)),
+    ("client_steps", "{channel}", "channel", ("share",)),
     ("client_steps", "pair_mask_key", "pair_mask", ("mask",)),
     ("client_steps", "self_mask_key", "self_mask", ("mask",)),
     ("client_steps", "seal", "seal", ("share",)),
@@ -139,6 +139,7 @@ def test_as_many_cryptographic_operations_are_predicted_as_a_real_round_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
+    function = function.format(channel="channel_keys_and_tags" if config.malicious else "channel_keys")
     real = getattr(importlib.import_module(f"secagg.{module}"), function)
 
     def counted(*arguments: Any, **named: Any) -> Any:
@@ -236,7 +237,8 @@ def test_malice_costs_more_of_everything_but_memory_and_expansions(shape: RoundS
     honest, malicious = (predict(replace(shape, malicious=mode), RATES) for mode in (False, True))
     assert malicious.client_seconds > honest.client_seconds
     assert malicious.server_seconds > honest.server_seconds
-    assert malicious.upload_bytes == honest.upload_bytes + 64 + 2 + 32 + 4 + 64
+    tags = 4 + shape.degree * (4 + 16)
+    assert malicious.upload_bytes == honest.upload_bytes + 64 + 2 + 32 + 4 + 64 + tags
     assert malicious.download_bytes > honest.download_bytes
     assert malicious.expansions == honest.expansions
 

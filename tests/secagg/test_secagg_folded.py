@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_harness import fixed_entropy, identities, make_config
+from secagg_hostile import secrets_in
+from secagg_walk import reachable
 
 from secagg import BadMessage, Mode, RoundConfig, TooFewSurvivors, WrongPhase, from_ring
 from secagg.errors import SecAggError
 from secagg.folded import Folded, FoldedClient, FoldedServer, decode_folded, encode_folded, next_round
-from secagg.journal import MemoryJournal
-from secagg.messages import Advertise, MaskedVector, PeerKeys, Reveal, UnmaskRequest
+from secagg.journal import JournalError, MemoryJournal
+from secagg.messages import Advertise, Delivery, MaskedVector, PeerKeys, Reveal, UnmaskRequest
 
 ROUNDS = {
     "complete": make_config(6),
@@ -231,6 +233,63 @@ def test_a_failed_client_stays_failed_and_reveals_nothing_of_either_round() -> N
         client.receive(Folded(UnmaskRequest(chain.config.clients), forged))
     with pytest.raises(WrongPhase, match="failed"):
         client.receive(Folded(UnmaskRequest(chain.config.clients), None))
+    with pytest.raises(WrongPhase):
+        client.join(100)
+
+
+def secrets_of(client: FoldedClient) -> set[bytes]:
+    """The secrets that a folded client holds of both its rounds."""
+    machines = [machine for machine in (client._current, client._following) if machine is not None]
+    return {secret for machine in machines for secret in secrets_in(machine)}
+
+
+def test_a_failed_client_holds_nothing_of_either_round() -> None:
+    chain = Chain(ROUNDS["complete, malicious server"])
+    chain.open()
+    chain.server.begin(model_of(1))
+    client = chain.clients[10]
+    client.submit(vectors_of(chain.config, 0)[10], model_of(1))
+    tags = {secret for secret in secrets_of(client) if len(secret) == 16}
+    assert len(tags) == 5 and tags & set(reachable(client._current))
+    with pytest.raises(SecAggError) as caught:
+        client.receive(Folded(None, Delivery(())))
+    assert client._current is None and client._following is None and not client.ready
+    assert not tags & set(reachable(client))
+    assert caught.value.__traceback__ is not None
+    for call in (lambda: client.join(100), lambda: client.submit(vectors_of(chain.config, 0)[10], model_of(2))):
+        with pytest.raises(WrongPhase):
+            call()
+
+
+def test_a_call_that_is_refused_before_anything_is_masked_spends_nothing() -> None:
+    chain = Chain(ROUNDS["complete"])
+    client = chain.clients[10]
+    with pytest.raises(WrongPhase, match="no round prepared"):
+        client.submit(vectors_of(chain.config, 0)[10], model_of(1))
+    chain.open()
+    with pytest.raises(WrongPhase, match="does not join round 7"):
+        client.join(7)
+    with pytest.raises(ValueError, match="vector must be"):
+        client.submit(np.zeros(3, np.int64), model_of(1))
+    with pytest.raises(ValueError, match="model must have 32 bytes"):
+        client.submit(vectors_of(chain.config, 0)[10], b"")
+    with pytest.raises(ValueError, match="round_index"):
+        client.join(2**63)
+    vectors = vectors_of(chain.config, 0)
+    assert client.ready and np.array_equal(chain.round(vectors), sum(vectors.values()))
+
+
+def test_a_client_that_could_not_record_its_vector_is_failed_and_empty() -> None:
+    class Full(MemoryJournal):
+        def once(self, entry: bytes, /) -> None:
+            raise JournalError("no space left")
+
+    chain = Chain(ROUNDS["complete"], journal=Full())
+    chain.open()
+    client = chain.clients[10]
+    with pytest.raises(JournalError):
+        client.submit(vectors_of(chain.config, 0)[10], model_of(1))
+    assert client._current is None and client._following is None
     with pytest.raises(WrongPhase):
         client.join(100)
 

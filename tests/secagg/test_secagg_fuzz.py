@@ -126,7 +126,7 @@ def test_parties_that_are_given_mutated_messages_raise_secagg_errors_only(exampl
                 with contextlib.suppress(SecAggError):
                     transition(config, Self(me, identities(config).get(me)), state, message)
         step()
-    assert received > 20
+    assert received > 10  # a masked vector with other tags is refused
 
 
 def decodable(example: Example) -> list[Message]:

@@ -94,16 +94,18 @@ def test_of_many_threads_one_is_accepted(journal: Journal) -> None:
 
 
 def test_an_entry_is_the_hash_of_the_domain_the_round_and_the_act() -> None:
-    digest = bytes(range(32))
+    session, place = bytes(range(16)), bytes([0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 3, 4])  # round 258, client 772
     assert PROTOCOL.startswith(b"fedpdpo/secagg/v")
-    assert entry(digest, b"mask") == hashlib.sha256(PROTOCOL + b"journal" + digest + b"mask").digest()
+    expected = hashlib.sha256(PROTOCOL + b"journal" + session + place + b"mask").digest()
+    assert entry(session, 258, 772, b"mask") == expected
 
 
-def test_entries_differ_between_acts_and_rounds() -> None:
-    rounds, acts = (bytes(32), bytes(31) + b"\x01"), (b"", b"mask", b"reveal", b"mask2")
-    assert len({entry(digest, act) for digest in rounds for act in acts}) == 8
-    with pytest.raises(ValueError, match="digest must have 32 bytes, not 33"):
-        entry(bytes(33), b"mask")  # else one byte could move from the round to the act
+def test_entries_differ_between_acts_clients_rounds_and_sessions() -> None:
+    sessions, numbers, acts = (bytes(16), bytes(15) + b"\x01"), (0, 1, 256), (b"", b"mask", b"reveal", b"mask2")
+    places = [(session, index, client) for session in sessions for index in numbers for client in numbers]
+    assert len({entry(*place, act) for place in places for act in acts}) == 2 * 3 * 3 * 4
+    with pytest.raises(ValueError, match="session must have 16 bytes, not 17"):
+        entry(bytes(17), 0, 0, b"mask")  # else one byte could move from the session to the act
 
 
 def test_the_file_holds_one_line_of_hex_for_each_entry(tmp_path: Path) -> None:

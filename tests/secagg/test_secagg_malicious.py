@@ -320,7 +320,9 @@ def consent_of(federation: Federation, client: int, survivors: tuple[int, ...]) 
     state = federation.clients[client]._state
     assert isinstance(state, AwaitRequest)
     step = TRANSITIONS[AwaitRequest, UnmaskRequest]
-    _, consent = step(federation.config, Self(client, identity_of(client)), state, UnmaskRequest(survivors))
+    _, consent = step(
+        federation.config, Self(client, identity_of(client)), state, federation.request(client, survivors)
+    )
     assert isinstance(consent, Consent)
     return consent
 
@@ -336,7 +338,7 @@ def release(federation: Federation, shown_to: dict[int, tuple[int, ...]]) -> dic
     config, consents, reveals = federation.config, dict[int, Consent](), dict[int, Reveal]()
     graph = federation.server._state.graph  # type: ignore[union-attr]
     for client, survivors in shown_to.items():
-        reply = federation.clients[client].receive(UnmaskRequest(survivors))
+        reply = federation.clients[client].receive(federation.request(client, survivors))
         assert isinstance(reply, Consent)
         consents[client] = reply
     for client, survivors in shown_to.items():
@@ -388,7 +390,7 @@ def test_fewer_than_threshold_consents_release_nothing_and_threshold_of_them_do(
     for given, enough in ((config.threshold - 1, False), (config.threshold, True)):
         federation, everyone, _ = two_lists(config)
         client = federation.clients[ME]
-        client.receive(UnmaskRequest(everyone))
+        client.receive(federation.request(ME, everyone))
         neighbors = federation.server._state.graph.neighbors(ME)  # type: ignore[union-attr]
         others = given - config.complete  # in the complete graph its own signature is one of them
         message = Consents(tuple(consent_of(federation, c, everyone) for c in neighbors[:others]))
@@ -409,7 +411,7 @@ def test_a_survivor_list_with_fewer_than_threshold_holders_of_its_shares_is_not_
     far = [c for c in config.clients if c != ME and c not in neighbors]
     step, me = TRANSITIONS[AwaitRequest, UnmaskRequest], federation.clients[ME]
     for holders, enough in ((3, False), (4, True)):
-        request = UnmaskRequest(tuple(sorted((ME, *neighbors[:holders], *far))))
+        request = federation.request(ME, tuple(sorted((ME, *neighbors[:holders], *far))))
         if enough:
             assert isinstance(step(config, Self(ME, identity_of(ME)), me._state, request)[1], Consent)
             continue
@@ -423,10 +425,10 @@ def test_a_survivor_list_with_fewer_than_threshold_holders_of_its_shares_is_not_
 def test_a_client_signs_one_survivor_list_only(config: RoundConfig) -> None:
     federation, everyone, fewer = two_lists(config)
     client = federation.clients[ME]
-    client.receive(UnmaskRequest(everyone))
+    client.receive(federation.request(ME, everyone))
     for again in (fewer, everyone):
         with pytest.raises(WrongPhase):
-            client.receive(UnmaskRequest(again))
+            client.receive(federation.request(ME, again))
 
 
 def bad_consents(config: RoundConfig, federation: Federation, peer: int) -> dict[str, tuple[Consent, str]]:
@@ -472,7 +474,7 @@ def test_a_consent_that_is_not_a_neighbours_to_this_very_list_is_refused_by_name
     peer = graph.neighbors(ME)[0]
     bad, text = bad_consents(config, federation, peer)[kind]
     good = {c: consent_of(federation, c, everyone) for c in graph.neighbors(ME)}
-    federation.clients[ME].receive(UnmaskRequest(everyone))
+    federation.clients[ME].receive(federation.request(ME, everyone))
     shown_consents = tuple(consent for _, consent in sorted({**good, bad.client: bad}.items()))
     with pytest.raises(PeerMisbehaved, match=text):
         federation.clients[ME].receive(Consents(shown_consents))
@@ -483,7 +485,7 @@ def test_a_consent_that_is_not_a_neighbours_to_this_very_list_is_refused_by_name
 def test_a_consent_of_a_client_that_is_not_on_the_list_does_not_count() -> None:
     federation, everyone, fewer = two_lists(COMPLETE)
     last = everyone[-1]
-    federation.clients[ME].receive(UnmaskRequest(fewer))
+    federation.clients[ME].receive(federation.request(ME, fewer))
     consents = [consent_of(federation, c, fewer) for c in fewer[1:]]
     forced = Consent(last, identity_of(last).sign(survivors_statement(COMPLETE, graph_seed(federation), fewer)))
     with pytest.raises(PeerMisbehaved, match=f"client {last}, which is no neighbour in U3"):
@@ -499,7 +501,7 @@ def test_consents_of_strangers_in_the_graph_do_not_count_in_a_ring() -> None:
     federation, everyone, _ = two_lists(SPARSE)
     neighbors = federation.server._state.graph.neighbors(ME)  # type: ignore[union-attr]
     far = next(c for c in everyone if c != ME and c not in neighbors)
-    federation.clients[ME].receive(UnmaskRequest(everyone))
+    federation.clients[ME].receive(federation.request(ME, everyone))
     with pytest.raises(PeerMisbehaved, match=f"client {far}, which is no neighbour in U3"):
         federation.clients[ME].receive(Consents((consent_of(federation, far, everyone),)))
 
@@ -577,9 +579,10 @@ def test_an_unsigned_answer_leaves_no_way_around_the_consents() -> None:
         "AwaitConsents": UnmaskRequest(COMPLETE.clients),
     }
     for state, message in out_of_order.items():
-        client = at(COMPLETE, "AwaitRequest").clients[ME]
+        federation = at(COMPLETE, "AwaitRequest")
+        client = federation.clients[ME]
         if state == "AwaitConsents":
-            client.receive(UnmaskRequest(COMPLETE.clients))
+            client.receive(federation.request(ME, COMPLETE.clients))
             assert isinstance(client._state, AwaitConsents)
         with pytest.raises(WrongPhase, match=f"in state {state} accepts no"):
             client.receive(message)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from secagg_harness import Federation, make_config, random_vectors
 
-from secagg import BadMessage, PeerMisbehaved, TooFewSurvivors, WrongPhase, from_ring
+from secagg import BadMessage, PeerMisbehaved, RoundConfig, TooFewSurvivors, WrongPhase, client_steps, from_ring, unmask
 from secagg.messages import Advertise, MaskedVector, Message, Reveal, Share, Shares
 from secagg.prg import apply_masks
 from secagg.server import DEADLINE, RECEIVE
 from secagg.shamir import PRIME
+from secagg.unmask import SharedClient
 
 CONFIG = make_config(7)  # clients 10, 13, ..., 28; threshold 5
 ME, LOST = CONFIG.clients[0], CONFIG.clients[-1]
@@ -204,6 +205,58 @@ def test_two_wrong_shares_are_left_out_when_seven_answer() -> None:
     reveal_with(federation, lambda reveal: lie(reveal, owner), CONFIG.clients[1:3])
     assert np.array_equal(total_of(federation), sum(VECTORS.values()))
     assert federation.server.total.misfits == ((CONFIG.clients[1], owner), (CONFIG.clients[2], owner))
+
+
+def test_a_wrong_share_names_the_pair_whichever_of_the_two_lied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that deals one holder a wrong share looks just as a holder that changes it."""
+    owner, holder = CONFIG.clients[3], CONFIG.clients[1]
+    real = client_steps.split
+
+    def crooked(secret: bytes, *, threshold: int, points: list[int], entropy: Callable[[int], bytes]) -> list[int]:
+        values = list(real(secret, threshold=threshold, points=points, entropy=entropy))
+        values[points.index(CONFIG.point(holder))] ^= 1
+        return values
+
+    federation = Federation(CONFIG).advertise()
+    for client, message in federation.peer_keys.items():
+        with monkeypatch.context() as patch:
+            if client == owner:
+                patch.setattr(client_steps, "split", crooked)
+            reply = federation.clients[client].receive(message)
+        assert reply is not None
+        federation.server.receive(reply)
+    federation.deliveries = federation.server.deadline()
+    federation.deliver().mask(VECTORS).reveal()
+    assert np.array_equal(total_of(federation), sum(VECTORS.values()))
+    assert federation.server.total.misfits == ((holder, owner),)
+
+
+def test_a_holder_found_wrong_once_costs_one_try_for_each_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: dict[int, int] = {}
+    real = unmask._check
+
+    def counting(config: RoundConfig, owner: int, public: SharedClient, *, alive: bool) -> Callable[[bytes], bool]:
+        fits = real(config, owner, public, alive=alive)
+
+        def counted(secret: bytes) -> bool:
+            tries[owner] = tries.get(owner, 0) + 1
+            return fits(secret)
+
+        return counted
+
+    monkeypatch.setattr(unmask, "_check", counting)
+    federation, liars = revealing(), CONFIG.clients[1:3]
+
+    def lie_about_everyone(reveal: Reveal) -> Reveal:
+        for owner in CONFIG.clients[:-1]:
+            reveal = lie(reveal, owner)
+        return reveal
+
+    reveal_with(federation, lie_about_everyone, liars)
+    assert np.array_equal(total_of(federation), sum(VECTORS.values()))
+    first, *rest = CONFIG.clients
+    assert tries[first] > 3 and {tries[owner] for owner in rest} == {1}
+    assert federation.server.total.misfits == tuple((liar, owner) for owner in CONFIG.clients[:-1] for liar in liars)
 
 
 @pytest.mark.parametrize("owner", [CONFIG.clients[1], LOST], ids=["a survivor's seed", "a dropped client's key"])

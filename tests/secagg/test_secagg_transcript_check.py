@@ -31,7 +31,7 @@ from secagg.messages import Consent
 from secagg.server import CollectShares
 from secagg.statements import keys_statement, survivors_statement
 from secagg.transcript import Recorder
-from secagg.transcript_check import Verdict, check
+from secagg.transcript_check import ROSTER, Verdict, check
 from secagg.transcript_lines import to_lines
 from secagg.transcript_record import Released, Revealed, Transcript
 from secagg.transcript_view import expected_size
@@ -235,6 +235,21 @@ def test_a_round_of_made_up_identities_passes_alone_and_fails_against_the_true_r
     assert "client 10 is not in the roster" in " ".join(check(lines, roster=true).findings)
     assert any("roster" in limit for limit in check(lines).cannot_show)
     assert not any("check against a roster" in limit for limit in check(lines, roster=true).cannot_show)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_round_that_leaves_out_clients_of_the_roster_is_found_and_names_them(name: str) -> None:
+    """Else a server could run it with a few of them, most of them its own."""
+    config, lines = SMALL[name], list(small(name))
+    roster = {client: identity_of(client).public for client in config.clients}
+    held = check(lines, roster=roster)
+    assert held.ok
+    assert {one.text for one in held.guarantees if one.name == "roster"} == {ROSTER}
+    larger = {**roster, 7: bytes(32), 999: bytes(32)}
+    checked = check(lines, roster=larger)
+    assert broken(checked) == {"roster"}
+    assert "roster: clients 7, 999 of the roster are not among the clients of this round" in checked.findings
+    assert "are those of" not in next(one.text for one in checked.guarantees if one.name == "roster")
 
 
 def test_keys_that_the_graph_does_not_follow_from_are_found() -> None:

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from secagg.channel import SEALED_BYTES, SharePair, seal, unseal
 from secagg.config import PROTOCOL
 from secagg.errors import PeerMisbehaved
-from secagg.keys import KeyPair, channel_keys, pair_mask_key, seed_commitment, self_mask_key
+from secagg.keys import (
+    KeyPair,
+    channel_keys,
+    channel_keys_and_tags,
+    pair_mask_key,
+    seed_commitment,
+    self_mask_key,
+)
 from secagg.prg import open_stream
 from secagg.shamir import PRIME, SHARE_BYTES, combine, split
 
@@ -118,12 +125,13 @@ def test_derived_keys_commitments_and_sealed_shares_have_their_known_values() ->
     own = KeyPair.from_secret(oracle.fixed_bytes("secret"))
     peer = KeyPair.from_secret(oracle.fixed_bytes("peer secret"))
     mask_key = pair_mask_key(own, peer.public, own_id=10, peer_id=13, digest=digest)
-    to_peer, _ = channel_keys(own, peer.public, own_id=10, peer_id=13, digest=digest)
+    to_peer, _, tag, _ = channel_keys_and_tags(own, peer.public, own_id=10, peer_id=13, digest=digest)
     pair = SharePair(PRIME - 1, int.from_bytes(oracle.fixed_bytes("share"), "big"))
     assert {
         "pair_mask_key": mask_key.hex(),
         "pair_mask_keystream": open_stream(mask_key).update(bytes(80)).hex(),
         "channel_key_to_peer": to_peer.hex(),
+        "included_tag_to_peer": tag.hex(),
         "self_mask_key": self_mask_key(seed, client=10, digest=digest).hex(),
         "seed_commitment": seed_commitment(seed, client=10, digest=digest).hex(),
         "sealed_shares": seal(to_peer, pair, digest=digest, sender=10, recipient=13).hex(),
@@ -140,6 +148,10 @@ def test_derived_keys_equal_a_second_implementation(secrets: tuple[bytes, bytes]
     assert channel_keys(own, peer.public, own_id=own_id, peer_id=peer_id, digest=digest) == (
         oracle.channel_key(own.secret, own_id, peer_id, peer.public, digest),
         oracle.channel_key(peer.secret, peer_id, own_id, own.public, digest),
+    )
+    assert channel_keys_and_tags(own, peer.public, own_id=own_id, peer_id=peer_id, digest=digest)[2:] == (
+        oracle.included_tag(own.secret, own_id, peer_id, peer.public, digest),
+        oracle.included_tag(peer.secret, peer_id, own_id, own.public, digest),
     )
 
 

@@ -17,7 +17,7 @@ from secagg.shamir import PRIME
 from secagg.wire import decode, encode
 
 PLAIN = make_config(5, dim=9)
-SIGNED = make_config(9, dim=9, neighbors=6, threshold=4, mode=Mode.MALICIOUS_SERVER)
+SIGNED = make_config(9, dim=9, neighbors=6, threshold=4, least_present=5, mode=Mode.MALICIOUS_SERVER)
 EXAMPLES = [
     pytest.param(config, message, id=f"{type(message).__name__}, {config.mode.value}")
     for config in (PLAIN, SIGNED)
