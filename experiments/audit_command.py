@@ -15,7 +15,9 @@ from experiments.tables import number
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value of CONFIG.")
 @click.option("--canaries", type=click.IntRange(100, 100_000), default=2000, show_default=True, help="Secret coins.")
-@click.option("--confidence", type=click.FloatRange(0.8, 0.99999), default=0.999, show_default=True)
+@click.option(
+    "--confidence", type=click.FloatRange(0.8, 0.99999), default=0.999, show_default=True, help="Of the lower bound."
+)
 @output_options
 def audit(config: Path, overrides: tuple[str, ...], canaries: int, confidence: float, output: Output) -> None:
     """Attack the noise of CONFIG with white-box Dirac canaries: a lower bound on epsilon beside the claim.

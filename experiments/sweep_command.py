@@ -34,7 +34,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--epsilons", default="1,2,4,8,inf", show_default=True, callback=_numbers, help="inf: clip only.")
-@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs at each epsilon.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change every cell; repeatable.")
 @click.option("--output", "folder", type=click.Path(path_type=Path), required=True, help="Folder of all runs.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Runs at a time.")

@@ -248,9 +248,6 @@ def test_what_flwr_cannot_do_is_named_where_its_figures_would_be() -> None:
     assert "overflows" in limit(1024, 30)
     assert limit(1023, 30) == limit(50, None) == ""
     assert "overflows" in (_no_flower(replace(POINT, clients=1024, neighbors=30), True) or "")
-    assert "--flower measures it" in (
-        _no_flower(replace(POINT, clients=100, threshold=67), None) or "--flower measures it"
-    )
 
 
 def test_long_rounds_of_flwr_are_measured_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
