@@ -31,7 +31,7 @@ class RunInfo:
     delta: float | None
     budget: float | None  # epsilon that may be spent; None: no finite budget
     epsilon_projected: float | None  # after all planned rounds; None: infinite
-    accountant: str  # e.g. "PLD (dp-accounting 0.6.0)"
+    accountant: str  # e.g. "pld (privacy.accounting 2)"
     sampler: str  # e.g. "Poisson, rate 0.5"
     noise_multiplier: float
     clip_norm: float

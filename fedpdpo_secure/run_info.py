@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from fedpdpo_secure.budget import BudgetPlan
@@ -18,7 +17,7 @@ from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
 from fedpdpo_secure.vector import ShareVectorPlan, VectorPlan
-from privacy.accounting import Bound
+from privacy.accounting import ENGINE, Bound
 from privacy.events import NonPrivate
 from privacy.views import views
 from secagg.cost import Rates
@@ -43,6 +42,11 @@ def noise_kind(config: Config, budget: BudgetPlan) -> str:
     if budget.noise_multiplier == 0:
         return "none"
     return config.privacy.noise if config.privacy.insecure_seed is None else "seeded"
+
+
+def accountant_text(bound: Bound | None) -> str:
+    """Which bound is reported, and whose code computed it (tested against dp-accounting and exact values)."""
+    return f"{bound.accountant if bound else 'none'} ({ENGINE})"
 
 
 def finite_epsilon(bound: Bound | None) -> float | None:
@@ -91,7 +95,7 @@ def claim_text(config: Config, budget: BudgetPlan, spent: Bound | None) -> str:
     unit = UNITS[privacy.unit]
     lines = [
         f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} against: {adversary(config)}. Unit: {unit}. "
-        f"{_noise_text(config, budget)} Accountant: {spent.accountant} (dp-accounting {version('dp-accounting')}); "
+        f"{_noise_text(config, budget)} Accountant: {accountant_text(spent)}; "
         f"sampler: {_sampler(config)}; clip norm {privacy.clip_norm:g}; "
         f"noise multiplier {budget.noise_multiplier:.4g}.",
         "Chosen on private data and not charged: "
@@ -124,7 +128,7 @@ def make_info(
         delta=budget.delta if private else None,
         budget=None if math.isinf(budget.budget) else budget.budget,
         epsilon_projected=finite_epsilon(projected),
-        accountant=f"{projected.accountant if projected else 'none'} (dp-accounting {version('dp-accounting')})",
+        accountant=accountant_text(projected),
         sampler=_sampler(config),
         noise_multiplier=budget.noise_multiplier,
         clip_norm=privacy.clip_norm,

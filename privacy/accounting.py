@@ -26,6 +26,8 @@ from .bounds import (
 from .events import Event, FullBatchGaussian, IntegerGaussian, NonPrivate, PoissonGaussian, Unit
 from .pld import ONE_PAIR, Charges, Neighbors
 
+ENGINE = "privacy.accounting 2"
+"""Names the code behind a reported bound; raised with every change that can move a number."""
 Accountant = Literal["pld", "rdp", "gaussian", "none"]
 _CLOSE = 1e-6  # how close an epsilon is taken to the least one that carries its own charge to delta
 
