@@ -214,13 +214,13 @@ def _show_costs(output: Output, costs: dict[str, Any]) -> None:
 
 
 def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> None:
-    from fedpdpo_secure.run_info import ADVERSARIES
+    from fedpdpo_secure.run_info import adversary
 
     private = values["epsilon"] is not None
     if private:
         unit = "one preference pair" if values["unit"] == "pair" else "one client"
         output.say(f"unit        {unit}; neighbours: {values['relation']}; delta {values['delta']:g}")
-        output.say(f"against     {ADVERSARIES[config.secagg.mode]}")
+        output.say(f"against     {adversary(config)}")
     else:
         output.warn("NOT PRIVATE: epsilon is infinite")
     poisson = f"Poisson, rate {values['sample_rate']:g}, divisor {values['expected_batch'] or 1:g} (public)"

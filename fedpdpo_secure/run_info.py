@@ -56,18 +56,25 @@ def finite_epsilon(bound: Bound | None) -> float | None:
 
 def adversary(config: Config) -> str:
     """Against whom the claim of this run holds."""
-    if config.privacy.noise == "distributed" and config.privacy.unit != "none" and not config.secagg.enabled:
-        return "other clients and readers of the adapter; the server sees every client's vector and is trusted"
-    return ADVERSARIES[config.secagg.mode]
+    if config.privacy.noise == "local" or config.privacy.unit == "none":
+        return ADVERSARIES[config.secagg.mode]
+    helpers = config.privacy.colluding
+    if not config.secagg.enabled:
+        who = f"up to {helpers} clients together, " if helpers else ""
+        return f"{who}readers of the adapter who took no part; the server sees every client's vector and is trusted"
+    server = ADVERSARIES[config.secagg.mode].split(", ")[0]
+    return f"{server}{f' with up to {helpers} clients' if helpers else ''}, readers of the adapter who took no part"
 
 
 def _noise_text(config: Config, budget: BudgetPlan) -> str:
     if budget.shares is None:
         return "Noise at every client: it holds even if aggregation fails; the federation's is the largest client's."
     shares, own = budget.shares, own_epsilon(config, budget)
+    alone = "no finite epsilon" if own is None or math.isinf(own) else f"epsilon {own:.4g}"
     return (
         f"As if a trusted server had added the noise, for at most {shares.lost} missing shares and {shares.colluding} "
-        f"colluding clients; if aggregation fails, a client's own share alone gives epsilon {own:.4g} over all rounds."
+        f"colluding clients; if aggregation fails, a client's own share alone gives {alone} over the planned "
+        "rounds of this run."
     )
 
 
@@ -81,7 +88,7 @@ def noise_by(budget: BudgetPlan) -> str:
 
 def own_epsilon(config: Config, budget: BudgetPlan) -> float | None:
     """After all rounds, against someone who sees one client's vector: its own share alone."""
-    if budget.shares is None:
+    if budget.shares is None or isinstance(budget.event, NonPrivate):
         return None
     return views([budget.shares.event()] * config.federation.rounds, config.privacy.delta).own.epsilon
 

@@ -6,7 +6,7 @@ One backbone and one set of personal parts are in memory; the client at work has
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,27 @@ class FedPDPO:
         self.set_lora(state_lora(state, lora))
         if plan.shares is not None and plan.shares.unit == "pair":
             return self._distributed_step(client, plan, plan.shares, entropy)
+        if plan.shares is not None:
+            return self._noised_client(lora, client, plan, plan.shares, entropy)
+        return self._trained(client, plan, entropy, state)
+
+    def _noised_client(
+        self, lora: NDArray[np.float64], client: Client, plan: LocalPlan, shares: SharePlan, entropy: Entropy
+    ) -> LocalUpdate:
+        """The whole update as one unit. Training that diverged counts as zero: an abort would tell of it un-noised."""
+        state = self.load_client(client.name, plan.round_index - 1)
+        try:
+            update = self._trained(client, plan, entropy, state)
+        except NonFiniteError:
+            state = self.load_client(client.name, plan.round_index - 1)
+            self.set_lora(state_lora(state, lora))
+            self._keep(client, plan.round_index, state.moments)
+            update = LocalUpdate(np.zeros(shares.dim), len(client.train), float("nan"), plan.steps or 0)
+        integers, event = noised_unit(update.update, shares, entropy)
+        local = {"update_norm": float(np.linalg.norm(update.update))}
+        return replace(update, event=event, local=local, integers=integers)
+
+    def _trained(self, client: Client, plan: LocalPlan, entropy: Entropy, state: ClientState) -> LocalUpdate:
         before = flatten(self.shared(plan.round_index))
         update = self._private(client, plan, entropy, state) if plan.dp else self._plain(client, plan, state)
         after = flatten(self.shared(plan.round_index))
@@ -118,10 +139,6 @@ class FedPDPO:
             raise NonFiniteError(
                 f"client {client.name}, round {plan.round_index}, step {update.steps}: non-finite parameters"
             )
-        if plan.shares is not None:  # unit client: the whole update is the unit
-            integers, event = noised_unit(after - before, plan.shares, entropy)
-            local = {"update_norm": float(np.linalg.norm(after - before))}
-            return LocalUpdate(after - before, update.pairs, update.loss, update.steps, event, local, integers)
         return LocalUpdate(after - before, update.pairs, update.loss, update.steps, update.event, update.local)
 
     def _distributed_step(self, client: Client, plan: LocalPlan, shares: SharePlan, entropy: Entropy) -> LocalUpdate:

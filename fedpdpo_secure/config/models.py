@@ -131,7 +131,7 @@ class PrivacySection(Section):
     sample_rate: float = Field(0.5, gt=0, le=1)
     expected_batch: float | None = Field(None, gt=0, allow_inf_nan=False)  # null: sample_rate * data.pairs_per_client
     lost: int | None = Field(None, ge=0)  # distributed: most shares that may be missing (null: a tenth, at least 1)
-    colluding: int = Field(0, ge=0)  # distributed: most clients whose share the adversary may know
+    colluding: int = Field(1, ge=0)  # distributed: most clients that may help the adversary; 1 covers a curious client
     levels: int = Field(65536, ge=16, le=2**24)  # distributed: clip_norm in units of the integer grid
     null_coordinates: int = Field(64, ge=0, le=100_000)  # distributed: coordinates that carry noise alone
     ledger_root: str | None = None

@@ -136,6 +136,11 @@ def _check_privacy(config: Config) -> None:
             "data.public_fraction: rows of data that is not public cannot be made public; use another file"
         )
     if privacy.unit == "client":
+        if privacy.delta >= 1 / config.federation.clients:
+            raise ConfigError(
+                f"privacy.delta: {privacy.delta:g} must be below 1/federation.clients = "
+                f"{1 / config.federation.clients:g} where a client is the unit"
+            )
         return
     size = config.data.pairs_per_client
     if size is None:

@@ -52,7 +52,7 @@ def test_a_run_spends_its_budget_and_its_ledger_agrees(tmp_path: Path, privacy, 
 
 def test_the_noise_that_is_there_is_shown_beside_the_charge(tmp_path: Path) -> None:
     listener = Recorder()
-    run(tmp_path, progress=listener, federation=FEDERATION, privacy=pair(null_coordinates=4000), secagg=SECAGG)
+    run(tmp_path, progress=listener, federation=FEDERATION, privacy=pair(null_coordinates=4000, colluding=0), secagg=SECAGG)
     for report in listener.reports:  # six shares where five are charged
         assert report.released["noise_over_charge"] == pytest.approx(math.sqrt(6 / 5), rel=0.08)
 
@@ -89,6 +89,7 @@ def test_a_silent_client_beyond_the_stated_number_aborts_the_round(tmp_path: Pat
         ({"privacy": pair(), "federation": {**FEDERATION, "local_steps": 2}}, ["federation.local_steps", "must be 1"]),
         ({"privacy": pair(), "method": {"personal": "joint"}}, ["method.personal", "only frozen"]),
         ({"privacy": {"unit": "client", "epsilon": 8.0}}, ["privacy.noise", "use distributed"]),
+        ({"privacy": client(delta=0.2)}, ["privacy.delta", "1/federation.clients"]),
         ({"privacy": pair(lost=4, colluding=1)}, ["privacy.lost", "fewer than 2 honest"]),
         ({"privacy": pair(epsilon=math.inf)}, ["privacy.noise", "clip only"]),
         ({"privacy": pair(), "lora": {"train": "alternating"}}, ["lora.train"]),
@@ -152,3 +153,34 @@ def test_a_sampler_that_is_not_poisson_is_noticed_and_amplification_is_given_up(
     assert lying.epsilon > 1.5 * honest.epsilon
     counted = json.loads((tmp_path / "honest" / "metrics.json").read_text())["local, not released"]
     assert counted["sampler attestation, clients"].get("rejected", 0) == 0
+
+
+def test_a_client_whose_training_diverges_counts_as_zero_and_the_round_goes_on(tmp_path: Path, monkeypatch) -> None:
+    """At client level training is un-noised: an abort would tell of one client's data outside any epsilon."""
+    from fedpdpo_secure.local.plan import NonFiniteError
+    from fedpdpo_secure.task import FedPDPO
+
+    original = FedPDPO._plain
+
+    def diverging(self, who, plan, state):
+        if who.index == 2:
+            raise NonFiniteError("diverged")
+        return original(self, who, plan, state)
+
+    monkeypatch.setattr(FedPDPO, "_plain", diverging)
+    listener = Recorder()
+    result = run(tmp_path, progress=listener, federation=FEDERATION, privacy=client(), secagg=SECAGG)
+    assert [report.survivors for report in listener.reports] == [6, 6]
+    assert result.private
+
+
+def test_the_adversary_of_the_claim_holds_as_many_clients_as_were_charged(tmp_path: Path) -> None:
+    from fedpdpo_secure.run_info import adversary
+
+    one, none = (
+        adversary(small_config(federation=FEDERATION, secagg=SECAGG, privacy=pair(colluding=c))) for c in (1, 0)
+    )
+    assert "with up to 1 clients" in one and "with up to" not in none
+    assert "other clients" not in one + none
+    local = adversary(small_config())
+    assert "other clients" in local
