@@ -52,7 +52,8 @@ def test_a_run_spends_its_budget_and_its_ledger_agrees(tmp_path: Path, privacy, 
 
 def test_the_noise_that_is_there_is_shown_beside_the_charge(tmp_path: Path) -> None:
     listener = Recorder()
-    run(tmp_path, progress=listener, federation=FEDERATION, privacy=pair(null_coordinates=4000, colluding=0), secagg=SECAGG)
+    privacy = pair(null_coordinates=4000, colluding=0)
+    run(tmp_path, progress=listener, federation=FEDERATION, privacy=privacy, secagg=SECAGG)
     for report in listener.reports:  # six shares where five are charged
         assert report.released["noise_over_charge"] == pytest.approx(math.sqrt(6 / 5), rel=0.08)
 
