@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from secagg.identity import Roster
 
 MAX_CLIENTS = 10_000
-ROSTER_NAME = "roster.json"
 _ROSTER = click.argument("roster", type=click.Path(path_type=Path))
 
 
@@ -39,7 +38,7 @@ def make(folder: Path, clients: int, output: Output) -> None:
     For trials, and where one hand sets up a federation. Elsewhere each client makes its own key, and only the public
     half travels.
     """
-    from secagg.identity_files import key_name, write_roster, write_signing_key
+    from secagg.identity_files import ROSTER_NAME, key_name, write_roster, write_signing_key
 
     if os.path.lexists(folder):
         raise click.UsageError(f"FOLDER: {folder} exists already, and keys are never overwritten")
@@ -125,6 +124,8 @@ def _new_federation(clients: int) -> tuple[Roster, list[Any]]:
 
 
 def _roster_path(given: Path) -> Path:
+    from secagg.identity_files import ROSTER_NAME
+
     path = given / ROSTER_NAME if given.is_dir() else given
     if not path.exists():
         raise click.UsageError(f"ROSTER: {path} does not exist")

@@ -38,13 +38,15 @@ def plan(
     the plan is impossible, such as an epsilon that no noise reaches.
     """
     from fedpdpo_secure.config import load_config
+    from fedpdpo_secure.shares import distributed
 
     if clients is not None:
         overrides = (*overrides, f"federation.clients={clients}", "federation.drop=[]")
     chosen = load_config(config, overrides)
+    early = None if distributed(chosen) else _privacy(chosen, None)  # refused before the model's shape is read
     model = _model(chosen)
     dim = dim or model["parameters"]
-    privacy = _privacy(chosen, dim)
+    privacy = early or _privacy(chosen, dim)
     values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen, privacy), **model}
     values["secagg_costs"] = _costs(chosen, dim, dropped)
     if not output.quiet:
@@ -127,11 +129,11 @@ def _costs(config: Config, dim: int | None, dropped: float) -> dict[str, Any] | 
     """Predicted costs of one round; None where nothing is masked or the model cannot be read."""
     if dim is None or not config.secagg.enabled or config.secagg.threshold is None:
         return None
-    from fedpdpo_secure.masking_cost import round_shape
-    from secagg.cost import predict, probe
+    from fedpdpo_secure.masking_cost import machine_rates, round_shape
+    from secagg.cost import predict
 
     clients = config.federation.clients
-    costs = predict(round_shape(config, dim, lost=int(dropped * clients)), probe())
+    costs = predict(round_shape(config, dim, lost=int(dropped * clients)), machine_rates())
     return {
         "dim": dim,
         "clients": clients,
@@ -174,7 +176,9 @@ def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
         output.warn("NOT PRIVATE: privacy.unit is none, nothing is clipped or noised")
     else:
         _show_privacy(output, config, values)
-    if config.secagg.enabled:
+    if values["threshold"] is None and config.secagg.enabled:
+        state = f"no sum: method {config.method.name} sends nothing to a server"
+    elif config.secagg.enabled:
         from fedpdpo_secure.run_info import graph_line
 
         state = f"{config.secagg.mode}, {graph_line(config)}, {config.secagg.bits} bits"

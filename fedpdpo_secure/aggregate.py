@@ -19,7 +19,7 @@ from fedpdpo_secure.config import Config, config_digest
 from fedpdpo_secure.config.masking import graph_parameters, mode_of
 from fedpdpo_secure.identities import Identities, load_identities
 from secagg import LocalRound, RoundConfig, RoundSum, SecAggError, SigningKey, Stage, TooFewSurvivors
-from secagg.transcript import Recorder, write_transcript
+from secagg.transcript import Recorder, transcript_path, write_transcript
 
 SILENT_BEFORE_VECTOR = (Stage.BEFORE_KEYS, Stage.AFTER_KEYS, Stage.AFTER_SHARES)
 
@@ -108,11 +108,6 @@ class RecordedRound:
             raise
 
 
-def transcript_name(round_index: int) -> str:
-    """The file of one round in a run's transcript folder."""
-    return f"round-{round_index:04d}.jsonl"
-
-
 def open_aggregation(
     config: Config, round_index: int, dim: int, lora: NDArray[np.float64], transcripts: Path | None = None
 ) -> Aggregation:
@@ -129,7 +124,7 @@ def open_aggregation(
     keys = identities.keys if identities is not None else None
     if transcripts is None:
         return LocalRound(chosen, drops, identities=keys)
-    return RecordedRound(chosen, drops, keys, transcripts / transcript_name(round_index))
+    return RecordedRound(chosen, drops, keys, transcript_path(transcripts, round_index))
 
 
 def round_config(

@@ -9,9 +9,7 @@ from fedpdpo_secure.config import Config, ConfigError
 from fedpdpo_secure.config.masking import mode_of
 from secagg import Mode, SigningKey
 from secagg.identity import Roster
-from secagg.identity_files import key_name, read_roster, read_signing_key
-
-ROSTER_NAME = "roster.json"
+from secagg.identity_files import ROSTER_NAME, key_name, read_roster, read_signing_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.config.masking import graph_parameters
 from secagg import Stage
-from secagg.cost import Rates, RoundCosts, RoundShape, predict
+from secagg.cost import Rates, RoundCosts, RoundShape, predict, probe
 
 _SILENT_LATE = Stage.AFTER_SHARES.value  # the drop-out that costs the server most
+
+
+@cache
+def machine_rates() -> Rates:
+    """The rates of this machine, by a one-second probe on first use."""
+    return probe()
 
 
 def round_shape(config: Config, dim: int, *, lost: int = 0) -> RoundShape:

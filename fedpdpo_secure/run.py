@@ -14,6 +14,7 @@ from fedpdpo_secure.config import Config, config_digest
 from fedpdpo_secure.finish import finish
 from fedpdpo_secure.identities import load_identities
 from fedpdpo_secure.local.plan import local_plan
+from fedpdpo_secure.masking_cost import machine_rates
 from fedpdpo_secure.measurement import measure_round
 from fedpdpo_secure.prepare import BUILTIN_MODEL, Prepared, prepare
 from fedpdpo_secure.progress import Progress
@@ -25,7 +26,7 @@ from fedpdpo_secure.shares import distributed
 from privacy.accounting import Bound
 from privacy.entropy import Entropy
 from privacy.ledger import BudgetExceeded
-from secagg.cost import Rates, probe
+from secagg.cost import Rates
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPl
     base = prepared.base_path
     if config.model_name_or_path == BUILTIN_MODEL:
         base = keep_base(folder, base)
-    rates = probe() if config.secagg.enabled and prepared.task.method.aggregated else None
+    rates = machine_rates() if config.secagg.enabled and prepared.task.method.aggregated else None
     seed = config.privacy.insecure_seed
     entropy = Entropy.os() if seed is None else Entropy.seeded(seed)
     return Run(config, folder, config_digest(config), prepared, budget, ledgers, entropy, base, progress, rates)

@@ -16,6 +16,7 @@ from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
+from fedpdpo_secure.shares import distributed
 from fedpdpo_secure.vector import ShareVectorPlan, VectorPlan
 from privacy.accounting import ENGINE, Bound
 from privacy.events import NonPrivate
@@ -56,7 +57,7 @@ def finite_epsilon(bound: Bound | None) -> float | None:
 
 def adversary(config: Config) -> str:
     """Against whom the claim of this run holds."""
-    if config.privacy.noise == "local" or config.privacy.unit == "none":
+    if not distributed(config):
         return ADVERSARIES[config.secagg.mode]
     helpers = config.privacy.colluding
     if not config.secagg.enabled:

@@ -17,8 +17,8 @@ from typing import Literal, TypeAlias
 Unit: TypeAlias = Literal["pair", "client", "question"]
 UNITS: tuple[Unit, ...] = ("pair", "client", "question")
 # A discrete Gaussian of variance V is a rounded Gaussian of variance V - 9 (see IntegerGaussian).
-ROUNDING_VARIANCE = 9
-LEAST_SHARE = 16  # standard deviation 4: sums of narrower shares are not discrete Gaussian to within 2^-200
+ROUNDING_VARIANCE = 9  # rounding with N_Z(g, 9) needs so much: then 2 exp(-2 pi^2 9) = 2^-255.3
+LEAST_SHARE = 16  # variance: standard deviation 4: sums of narrower shares are not discrete Gaussian to within 2^-200
 LARGEST_DISTANCE_LOG2 = -40.0
 
 

@@ -151,11 +151,14 @@ def share_secrets(config: RoundConfig, me: Self, state: AwaitPeerKeys, keys: Pee
     peers = {entry.client: entry for entry in keys.entries if entry.client != me.client}
     sealed, opening_keys, tags = [], {}, {}
     for peer, entry in peers.items():
-        derive = channel_keys_and_tags if config.malicious else channel_keys
-        derived = derive(state.channel, entry.channel_key, own_id=me.client, peer_id=peer, digest=digest)
-        sealing_key, opening_keys[peer] = derived[:2]
-        if len(derived) == 4:
-            tags[peer] = derived[2:]
+        ends = {"own_id": me.client, "peer_id": peer}
+        if config.malicious:
+            sealing_key, opening_keys[peer], to, from_ = channel_keys_and_tags(
+                state.channel, entry.channel_key, digest=digest, **ends
+            )
+            tags[peer] = (to, from_)
+        else:
+            sealing_key, opening_keys[peer] = channel_keys(state.channel, entry.channel_key, digest=digest, **ends)
         ciphertext = seal(sealing_key, pairs[peer], digest=digest, sender=me.client, recipient=peer)
         sealed.append(Sealed(peer, ciphertext))
     reply = Shares(me.client, seed_commitment(seed, client=me.client, digest=digest), tuple(sealed))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secagg.prg import CHUNK_BYTES, OPEN_STREAMS
-from secagg.rates import Rates, WordRates, probe
+from secagg.rates import Rates, WordRates, masking_bound, probe
 from secagg.ring import packed_size, word_dtype
 from secagg.sizes import RoundShape, download, upload
 
@@ -76,7 +76,7 @@ def lower_bound(neighbors: int, dim: int, bits: int, rates: Rates) -> float:
 
     (neighbors + 1) * dim * (bytes of a word / keystream rate + 1 / addition rate), both in the cache.
     """
-    return (neighbors + 1) * dim * (word_dtype(bits).itemsize * rates.keystream + rates.words[bits].add)
+    return masking_bound(neighbors, dim, bits, rates.keystream, rates.words[bits].add)
 
 
 def expansions(shape: RoundShape) -> float:

@@ -20,6 +20,8 @@ from typing import Any
 
 from secagg.identity import IDENTITY_BYTES, Roster, SigningKey
 
+ROSTER_NAME = "roster.json"
+"""Its usual name, beside the keys of `key_name`."""
 ROSTER_VERSION = 1
 MAX_ROSTER_BYTES = 16 * 2**20
 """About 150,000 clients; a larger file is refused before it is parsed."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -98,19 +99,18 @@ def probe(budget: float = 1.0) -> Rates:
 
 def lower_bound_now(neighbors: int, dim: int, bits: int) -> float:
     """`cost.lower_bound` from rates probed at this moment, a few milliseconds of each."""
-    zeros, room = memoryview(bytes(CHUNK_BYTES)), aligned_bytes(CHUNK_BYTES + 15).data
-    dtype = word_dtype(bits)
-    chunk, other = (aligned_bytes(CHUNK_BYTES).view(dtype) for _ in range(2))
-    chunk[:], other[:] = 1, 1
-    keystream = _repeated("keystream", partial(open_stream(_DIGEST).update_into, zeros, room), 64, CHUNK_BYTES)
-    add = _repeated("add", partial(np.add, chunk, other, chunk), 128, chunk.size)
-    seconds = {}
-    for one in (keystream, add):
+    seconds = []
+    for one in (_keystream_probe(64), _add_probe(word_dtype(bits), 128)):
         one.run()
         start = time.process_time()
         one.run()
-        seconds[one.name] = (time.process_time() - start) / one.units
-    return (neighbors + 1) * dim * (dtype.itemsize * seconds["keystream"] + seconds["add"])
+        seconds.append((time.process_time() - start) / one.units)
+    return masking_bound(neighbors, dim, bits, *seconds)
+
+
+def masking_bound(neighbors: int, dim: int, bits: int, keystream: float, add: float) -> float:
+    """(neighbors + 1) * dim * (bytes of a word * seconds of keystream per byte + seconds of one addition)."""
+    return (neighbors + 1) * dim * (word_dtype(bits).itemsize * keystream + add)
 
 
 def _rates(s: Mapping[str, float]) -> Rates:
@@ -163,14 +163,22 @@ def _line(small: float, large: float) -> tuple[float, float]:
     return max(0.0, small - slope * _SMALL**2), slope
 
 
-def _vector_probes() -> Iterator[_Probe]:
+def _keystream_probe(repeats: int) -> _Probe:
     zeros, room = memoryview(bytes(CHUNK_BYTES)), aligned_bytes(CHUNK_BYTES + 15).data
-    yield _repeated("keystream", partial(open_stream(_DIGEST).update_into, zeros, room), 8, CHUNK_BYTES)
+    return _repeated("keystream", partial(open_stream(_DIGEST).update_into, zeros, room), repeats, CHUNK_BYTES)
+
+
+def _add_probe(dtype: np.dtype[Any], repeats: int) -> _Probe:
+    chunk, other = (aligned_bytes(CHUNK_BYTES).view(dtype) for _ in range(2))
+    chunk[:], other[:] = 1, 1
+    return _repeated(f"add {dtype.name}", partial(np.add, chunk, other, chunk), repeats, chunk.size)
+
+
+def _vector_probes() -> Iterator[_Probe]:
+    yield _keystream_probe(8)
     keys = [bytes([i]) * 32 for i in range(_MASKS)]
     for dtype in (word_dtype(16), word_dtype(32)):
-        chunk, other = (aligned_bytes(CHUNK_BYTES).view(dtype) for _ in range(2))
-        chunk[:], other[:] = 1, 1
-        yield _repeated(f"add {dtype.name}", partial(np.add, chunk, other, chunk), 16, chunk.size)
+        yield _add_probe(dtype, 16)
         yield _repeated(f"expand {dtype.name}", partial(_mask, np.zeros(_WORDS, dtype), keys), 1, _MASKS * _WORDS)
     vector = np.arange(_WORDS) - _WORDS // 2
     for bits in RING_BITS:

@@ -36,6 +36,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 
 from secagg.config import MIN_CLIENTS, default_threshold
 from secagg.tails import log_disconnected, log_upper_tail
@@ -171,6 +172,7 @@ def complete_graph(clients: int, assumptions: Assumptions, *, malicious: bool) -
     )
 
 
+@lru_cache(maxsize=64)
 def solve(clients: int, assumptions: Assumptions, *, malicious: bool) -> GraphParameters:
     """The least even k, with the least t, that meets (1) to (3) above; the complete graph if none below n - 1 does.
 

@@ -24,9 +24,10 @@ class ConfigError(ValueError):
 def resolve(config: Config) -> Config:
     """`config` with every null that has a derived value filled in; raises ConfigError where a joint rule fails."""
     config = _with_shares(config)
+    _check_federation(config)  # before what is derived from its size
     config = _with_sizes(config)
     config = _with_personal(config)
-    for rule in (_check_federation, _check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
+    for rule in (_check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
         rule(config)
     return config
 
@@ -69,7 +70,8 @@ def _with_sizes(config: Config) -> Config:
     if config.privacy.unit == "pair" and config.privacy.expected_batch is None and size is not None:
         privacy["expected_batch"] = config.privacy.sample_rate * size
     secagg: dict[str, Any] = {}
-    if config.secagg.threshold is None and config.secagg.enabled and releases(config):
+    summed = releases(config) and config.method.name != "centralized"
+    if config.secagg.threshold is None and config.secagg.enabled and summed:
         secagg["threshold"] = _graph(config).threshold
     return _fill(config, data=data, privacy=privacy, secagg=secagg)
 
@@ -235,8 +237,6 @@ def _check_secagg(config: Config) -> None:
 
 
 def _graph(config: Config) -> GraphParameters:
-    if config.federation.clients < config.federation.min_survivors:
-        _check_federation(config)
     try:
         return graph_parameters(config)
     except ValueError as error:

@@ -11,12 +11,15 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpdpo_secure.local.plain import pair_losses, trainable
 from fedpdpo_secure.local.plan import LocalPlan
 from fedpdpo_secure.model.layout import Named
 from fedpdpo_secure.model.policy import Policy
+from fedpdpo_secure.objective import ObjectivePlan
 from fedpdpo_secure.pairs.packing import PairBatch, collate
 from fedpdpo_secure.pairs.store import PairStore, physical_batches
 from privacy.distributed import SharePlan
@@ -39,16 +42,9 @@ def train_private(
 ) -> tuple[Event, float, dict[str, float]]:
     """`plan.steps` DP-SGD steps on `parameters`: (event of the noise added, mean loss, local measurements)."""
     assert plan.dp is not None and plan.steps is not None
-    total, seen, clipped, empty, non_finite = 0.0, 0, 0.0, 0, 0
+    losses = _Losses(policy, plan.objective, with_reward)
+    seen, clipped, empty, non_finite = 0, 0.0, 0, 0
     signal, noise = 0.0, 0.0
-    device = next(policy.parameters()).device
-
-    def losses_of(batch: PairBatch) -> Tensor:
-        nonlocal total
-        losses = pair_losses(policy(batch), batch, plan.objective, with_reward=with_reward)
-        total += float(losses.detach().nan_to_num(posinf=0.0).sum())
-        return losses
-
     values = [value for _, value in parameters]
     with (
         trainable(policy, values),
@@ -57,8 +53,7 @@ def train_private(
     ):
         for _ in range(plan.steps):
             chosen = private.sample(len(store))
-            rows = physical_batches(store, chosen, plan.micro_batch)
-            report = private.step((collate([store[index] for index in part], device) for part in rows), losses_of)
+            report = private.step(_batches(policy, store, chosen, plan.micro_batch), losses)
             seen += report.pairs
             clipped += report.clip_fraction * report.pairs
             non_finite += report.non_finite
@@ -71,7 +66,7 @@ def train_private(
         "non_finite_pairs": float(non_finite),
         "snr": signal / noise if noise else math.inf,
     }
-    return event, total / seen if seen else math.nan, local
+    return event, losses.total / seen if seen else math.nan, local
 
 
 def integer_step(
@@ -85,15 +80,7 @@ def integer_step(
     log: SampleLog | None = None,
 ) -> tuple[IntegerSum, float, dict[str, float]]:
     """One distributed step: (what leaves and what it costs, mean loss, local measurements). No parameter moves."""
-    total = 0.0
-    device = next(policy.parameters()).device
-
-    def losses_of(batch: PairBatch) -> Tensor:
-        nonlocal total
-        losses = pair_losses(policy(batch), batch, plan.objective, with_reward=False)
-        total += float(losses.detach().nan_to_num(posinf=0.0).sum())
-        return losses
-
+    losses = _Losses(policy, plan.objective, with_reward=False)
     values = [value for _, value in parameters]
     with (
         trainable(policy, values),
@@ -101,8 +88,7 @@ def integer_step(
         PairIntegerStep(policy, parameters, shares, entropy, log) as step,
     ):
         chosen = step.sample(len(store))
-        rows = physical_batches(store, chosen, plan.micro_batch)
-        summed = step.sum((collate([store[index] for index in part], device) for part in rows), losses_of)
+        summed = step.sum(_batches(policy, store, chosen, plan.micro_batch), losses)
     report = summed.report
     local = {
         "clip_fraction": report.clip_fraction if report.pairs else math.nan,
@@ -110,7 +96,26 @@ def integer_step(
         "non_finite_pairs": float(report.non_finite),
         "snr": report.snr,
     }
-    return summed, total / report.pairs if report.pairs else math.nan, local
+    return summed, losses.total / report.pairs if report.pairs else math.nan, local
+
+
+class _Losses:
+    """The loss of each pair of a batch; keeps their sum over all batches for the local report."""
+
+    def __init__(self, policy: Policy, objective: ObjectivePlan, with_reward: bool) -> None:
+        self._policy, self._objective, self._with_reward = policy, objective, with_reward
+        self.total = 0.0
+
+    def __call__(self, batch: PairBatch) -> Tensor:
+        losses = pair_losses(self._policy(batch), batch, self._objective, with_reward=self._with_reward)
+        self.total += float(losses.detach().nan_to_num(posinf=0.0).sum())
+        return losses
+
+
+def _batches(policy: Policy, store: PairStore, chosen: NDArray[np.int64], micro_batch: int) -> Iterator[PairBatch]:
+    device = next(policy.parameters()).device
+    for part in physical_batches(store, chosen, micro_batch):
+        yield collate([store[index] for index in part], device)
 
 
 @contextmanager

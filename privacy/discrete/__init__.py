@@ -14,7 +14,6 @@ Needs neither torch nor numpy generators. Knows integers and keystreams; it know
 from __future__ import annotations
 
 from privacy.discrete.charge import (
-    ROUNDING_VARIANCE,
     delta_with_distance,
     distance_log2,
     least_total_variance,
@@ -23,6 +22,7 @@ from privacy.discrete.charge import (
 from privacy.discrete.gaussian import DiscreteGaussian
 from privacy.discrete.rounding import NormRefused, norm_bound_squared, round_unit, sum_of_rounded_units
 from privacy.discrete.shares import fits_ring, never_wraps, share_variance, variance_present
+from privacy.events import ROUNDING_VARIANCE
 
 __all__ = [
     "ROUNDING_VARIANCE",

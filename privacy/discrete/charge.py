@@ -15,8 +15,8 @@ import math
 from fractions import Fraction
 
 from privacy.discrete.gaussian import MOST_DISTANCE_LOG2
+from privacy.events import ROUNDING_VARIANCE
 
-ROUNDING_VARIANCE = 9  # rounding with N_Z(g, 9) needs so much: then 2 exp(-2 pi^2 9) = 2^-255.3
 SHARE_SUM_LOG2 = -225.0  # of one share's addition (see `privacy.discrete.shares`) and of the rounding of one coordinate
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 
 from privacy.discrete.gaussian import MOST_VARIANCE, DiscreteGaussian
+from privacy.events import LEAST_SHARE
 
-LEAST_SHARE = 16  # variance: a share's std is at least 4
 # P(|noise sum| >= t) <= 2 exp(-t^2 / (2 variance)) = 2^-77 at t^2 = 2 * 78 ln 2 * variance (10.4 standard deviations).
 _TAIL_FACTOR_ABOVE = 108.131  # just above 2 * 78 * ln 2 = 108.1309...
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedpdpo_secure.aggregate import open_aggregation, round_config, transcript_name
+from fedpdpo_secure.aggregate import open_aggregation, round_config
 from fedpdpo_secure.config import ConfigError
 from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.identities import load_identities
 from secagg import Mode, SigningKey, Stage, TooFewSurvivors
 from secagg.identity import Roster
 from secagg.identity_files import key_name, write_roster, write_signing_key
-from secagg.transcript import read_transcript
+from secagg.transcript import read_transcript, transcript_path
 from secagg.transcript_check import check
 from tests.fed.builders import small_config
 from tests.fed.runs import Recorder, run
@@ -49,7 +49,7 @@ def test_a_run_against_a_malicious_server_leaves_signed_transcripts_that_verify(
     assert identities is not None
     roster = dict(zip(identities.roster.clients, identities.roster.identities, strict=True))
     for round_index in (1, 2):
-        lines = read_transcript(tmp_path / "run" / "transcript" / transcript_name(round_index))
+        lines = read_transcript(transcript_path(tmp_path / "run" / "transcript", round_index))
         assert check(lines, roster=roster).findings == ()
     stranger = {**roster, 0: SigningKey.generate().public}
     assert check(lines, roster=stranger).findings != ()
@@ -70,7 +70,7 @@ def test_an_aborted_round_leaves_a_transcript_that_says_so(tmp_path: Path) -> No
         aggregation.submit(client, np.zeros(LORA.size, np.int64))
     with pytest.raises(TooFewSurvivors):
         aggregation.finish()
-    lines = read_transcript(tmp_path / transcript_name(1))
+    lines = read_transcript(transcript_path(tmp_path, 1))
     assert any('"aborted"' in line and "TooFewSurvivors" in line for line in lines)
 
 
@@ -104,7 +104,7 @@ def test_a_sparse_round_of_the_run_sums_exactly_with_drop_outs(tmp_path: Path) -
     result = aggregation.finish()
     assert np.array_equal(result.vector, total)
     assert result.dropped == ((3, Stage.AFTER_SHARES), (50, Stage.AFTER_SHARES))
-    assert check(read_transcript(tmp_path / transcript_name(1))).findings == ()
+    assert check(read_transcript(transcript_path(tmp_path, 1))).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -153,3 +153,9 @@ def test_wrong_identity_files_are_refused_before_anything_is_trained(tmp_path: P
     with pytest.raises(ConfigError, match="0600"):
         run(tmp_path / "run", federation=federation, secagg=secagg)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["local", "centralized"])
+def test_a_method_that_sums_nothing_needs_no_graph_and_may_have_two_clients(method: str) -> None:
+    config = small_config(federation={"clients": 2}, method={"name": method}, privacy={"unit": "none"})
+    assert config.secagg.threshold is None
