@@ -89,7 +89,7 @@ def _privacy(config: Config, dim: int | None) -> dict[str, Any]:
         "steps": steps,
         "accountant": last.accountant,
         "relation": RELATIONS[config.privacy.unit],
-        "noise_by": noise_by(budget),
+        "noise_by": noise_by(config, budget),
         "epsilon_own": _finite(own),
         "share_stddev": None if budget.shares is None else budget.shares.share**0.5,
         "unamplified": _finite(known),

@@ -57,6 +57,8 @@ def finite_epsilon(bound: Bound | None) -> float | None:
 
 def adversary(config: Config) -> str:
     """Against whom the claim of this run holds."""
+    if config.method.name == "centralized":
+        return "readers of the adapter; whoever pools the pairs sees them all and is trusted"
     if not distributed(config):
         return ADVERSARIES[config.secagg.mode]
     helpers = config.privacy.colluding
@@ -68,6 +70,8 @@ def adversary(config: Config) -> str:
 
 
 def _noise_text(config: Config, budget: BudgetPlan) -> str:
+    if config.method.name == "centralized":
+        return "Noise by the trusted curator of the pooled pairs: central DP, no federation."
     if budget.shares is None:
         return "Noise at every client: it holds even if aggregation fails; the federation's is the largest client's."
     shares, own = budget.shares, own_epsilon(config, budget)
@@ -79,9 +83,10 @@ def _noise_text(config: Config, budget: BudgetPlan) -> str:
     )
 
 
-def noise_by(budget: BudgetPlan) -> str:
+def noise_by(config: Config, budget: BudgetPlan) -> str:
+    """Who adds the noise that is charged."""
     if budget.shares is None:
-        return "every client"
+        return "the curator of the pooled pairs" if config.method.name == "centralized" else "every client"
     shares = budget.shares
     least = shares.clients - shares.lost - shares.colluding
     return f"the shares of at least {least} honest clients together (of {shares.clients})"
@@ -147,7 +152,7 @@ def make_info(
         upload_bytes=vectors.dim * config.secagg.bits // 8 if method.aggregated else 0,
         adversary=adversary(config),
         relation=RELATIONS[privacy.unit],
-        noise_by=noise_by(budget),
+        noise_by=noise_by(config, budget),
         epsilon_own=own_epsilon(config, budget),
         public_data=config.data.public,
         output_dir=str(folder),

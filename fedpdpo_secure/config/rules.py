@@ -68,7 +68,8 @@ def _with_sizes(config: Config) -> Config:
     size = data.get("pairs_per_client", config.data.pairs_per_client)
     privacy: dict[str, Any] = {}
     if config.privacy.unit == "pair" and config.privacy.expected_batch is None and size is not None:
-        privacy["expected_batch"] = config.privacy.sample_rate * size
+        pooled = config.federation.clients if config.method.name == "centralized" else 1
+        privacy["expected_batch"] = config.privacy.sample_rate * size * pooled
     secagg: dict[str, Any] = {}
     summed = releases(config) and config.method.name != "centralized"
     if config.secagg.threshold is None and config.secagg.enabled and summed:
@@ -153,6 +154,11 @@ def _check_privacy(config: Config) -> None:
         raise ConfigError(
             f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / size:g}, n = {size} being {SIZE_REASON}"
         )
+    if config.method.name == "centralized" and privacy.delta >= 1 / (size * config.federation.clients):
+        raise ConfigError(
+            f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / (size * config.federation.clients):g}, n being "
+            f"all pairs that centralized pools"
+        )
     if config.federation.local_steps is None:
         raise ConfigError(
             "federation.local_steps: a private run needs a public number of steps, not one pass over private data"
@@ -200,10 +206,6 @@ def _check_personal(config: Config) -> None:
     if config.method.schedule == "alternating" and config.method.personal != "free":
         raise ConfigError(
             "method.schedule: alternating needs method.personal: free; frozen and joint take one step for all parts"
-        )
-    if config.method.name == "centralized":
-        raise ConfigError(
-            "method.name: centralized pools the clients' pairs, so no noise is local; use privacy.unit: none"
         )
     if config.method.name == "fedprox":
         raise ConfigError("method.name: fedprox adds a term that is no pair's; use it with privacy.unit: none")
