@@ -1,72 +1,116 @@
-"""`fedpdpo audit`: attack the mechanism that a configuration would run, and put the lower bound beside the claim."""
+"""`fedpdpo audit`: attack what a configuration would run, and put the lower bound beside the claim."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from experiments.output import EXIT_VERIFICATION, CommandError, Output, output_options
 from experiments.tables import number
 
+if TYPE_CHECKING:
+    from fedpdpo_secure.config import Config
+    from privacy.audit.result import AuditResult
+
+# Each attack is a module with `run(config, *, canaries, confidence, output) -> AuditResult`, imported when asked for.
+ATTACKS = {
+    "dirac": ("experiments.audit_dirac", 2000, 0.999),
+    "one-run": ("experiments.audit_one_run", 500, 0.95),
+    "membership": ("experiments.audit_membership", 400, 0.95),
+    "cosines": ("experiments.audit_cosines", 300, 0.95),
+    "noise": ("experiments.audit_noise", 0, 0.999),
+}
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value of CONFIG.")
-@click.option("--canaries", type=click.IntRange(100, 100_000), default=2000, show_default=True, help="Secret coins.")
 @click.option(
-    "--confidence", type=click.FloatRange(0.8, 0.99999), default=0.999, show_default=True, help="Of the lower bound."
+    "--attack", type=click.Choice(["auto", *ATTACKS]), default="auto", show_default=True, help="What is tried."
+)
+@click.option(
+    "--canaries",
+    type=click.IntRange(50, 1_000_000),
+    help="Secret coins; runs of membership; canary clients of cosines; null coordinates a round of noise. "
+    "Default: 2000 dirac, 500 one-run, 400 membership, 300 cosines, as many as a missing share needs for noise.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.8, 0.99999),
+    help="Of the bound. Default: 0.999 for dirac and noise, else 0.95.",
+)
+@click.option("--client", metavar="NAME", help="Whose training one-run attacks; default: the first client's.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Add the result to this JSON file; audit.json in a run folder goes into its privacy statement.",
 )
 @output_options
-def audit(config: Path, overrides: tuple[str, ...], canaries: int, confidence: float, output: Output) -> None:
-    """Attack the noise of CONFIG with white-box Dirac canaries: a lower bound on epsilon beside the claim.
+def audit(
+    config: Path,
+    overrides: tuple[str, ...],
+    attack: str,
+    canaries: int | None,
+    confidence: float | None,
+    client: str | None,
+    save: Path | None,
+    output: Output,
+) -> None:
+    """Attack the privacy claim of CONFIG (or of a run folder): a lower bound on epsilon beside the claim.
 
-    Runs the real DP-SGD of the configuration (its sampler, clip, noise and event) for all its steps on canaries whose
-    coins are sealed beforehand; touches no data, no model and no ledger. Exit 6 if the bound is above the claim, or if
-    the noise of any step is less than planned. A low bound is not evidence of privacy.
+    dirac: white-box canaries through the real DP-SGD of local noise, no model. one-run: canary pairs through the real
+    DPO training of one client. membership: one pair in or out, many trainings of a small model. cosines: an estimate
+    from canary clients. noise: the shares in the sum. auto: dirac for local noise, noise for noise in shares.
+
+    Works on a shadow copy: no run folder and no ledger is touched. Exit 6 if a bound is above the claim or the noise is
+    not as planned. A low bound is not evidence of privacy.
     """
-    import numpy as np
+    from fedpdpo_secure.config import load_config
 
-    from fedpdpo_secure.budget import plan_budget
-    from fedpdpo_secure.config import ConfigError, load_config
-    from fedpdpo_secure.local.plan import local_plan
-    from fedpdpo_secure.shares import distributed
-    from privacy.audit.dirac import audit_dirac, dirac_noise, dirac_rule, run_dirac
-    from privacy.entropy import Entropy
+    chosen = load_config(config / "config.yaml" if config.is_dir() else config, overrides)
+    name = _automatic(chosen) if attack == "auto" else attack
+    module, coins, sure = ATTACKS[name]
+    if client is not None and name != "one-run":
+        raise click.UsageError(f"--client: {name} attacks no single client; it goes with --attack one-run")
+    more: dict[str, Any] = {} if name != "one-run" else {"client": client}
+    result = importlib.import_module(module).run(
+        chosen, canaries=canaries or coins, confidence=confidence or sure, output=output, **more
+    )
+    values = {"attack": name, **result.to_dict()}
+    if save is not None:
+        from experiments.audit_file import add_result
 
-    chosen = load_config(config, overrides)
-    if chosen.privacy.unit != "pair" or distributed(chosen):
-        raise ConfigError("privacy: this audit attacks unit pair with local noise; other modes have no command yet")
-    budget = plan_budget(chosen)
-    plan = local_plan(chosen, 1, budget.noise_multiplier).dp
-    assert plan is not None  # unit pair
-    if budget.noise_multiplier == 0:
-        raise ConfigError("privacy.noise_multiplier: 0 claims nothing, so there is nothing to audit")
-    steps = (chosen.federation.local_steps or 1) * chosen.federation.rounds
-    rule = dirac_rule(canaries=canaries, delta=budget.delta, confidence=confidence)
-    run = run_dirac(plan, steps=steps, rule=rule, entropy=Entropy.os())
-    # The game is simulated with a public seed: nothing secret is drawn here.
-    result = audit_dirac(run, plan, rng=np.random.default_rng(0))
-    noise = dirac_noise(run, plan, confidence=confidence)
-    values: dict[str, Any] = {
-        "steps": steps,
-        **result.to_dict(),
-        "noise": {"claimed": noise.claimed, "measured": noise.measured, "findings": list(noise.findings)},
-    }
-    output.say(f"coins sealed before the run: {run.sealed.commitment}")
-    output.say(
-        f"lower bound {number(result.lower_bound)} at confidence {confidence:g}; claim {number(result.claim)}; "
-        f"ceiling {number(result.ceiling)}; power at the claim {number(result.power_at_claim)}; {result.verdict}"
-    )
-    output.say(result.words())
-    output.say(
-        f"noise on {noise.coordinates} null coordinates a step: {number(noise.measured)} of {number(noise.claimed)} "
-        f"clip norms; a deviation of {100 * (1 - noise.detectable):.1f} % would show"
-    )
-    for finding in noise.findings:
-        output.say(f"noise: {finding}")
-    if result.verdict == "violation" or noise.findings:
+        add_result(save, values)
+    _show(result, output)
+    if result.verdict == "violation" or result.details.get("findings"):
         reason = "the attack shows more than is claimed, or the noise is not as planned"
         raise CommandError(reason, EXIT_VERIFICATION, values)
     output.finish(values)
+
+
+def _automatic(config: Config) -> str:
+    from fedpdpo_secure.shares import distributed
+
+    return "noise" if distributed(config) else "dirac"
+
+
+def _show(result: AuditResult, output: Output) -> None:
+    bound = "lower bound" if result.estimate is None else "ESTIMATE, no bound:"
+    shown = result.lower_bound if result.estimate is None else result.estimate
+    null = result.null_check
+    checked = "none" if null is None else f"{null.positive} of {null.repeats}, at most {null.allowed:.1f} allowed"
+    output.say(
+        f"{bound} {number(shown)} at confidence {result.confidence:g}; claim {number(result.claim)}; ceiling "
+        f"{number(result.ceiling)}; power at the claim {number(result.power_at_claim)}; null check {checked}; "
+        f"verdict {result.verdict}"
+    )
+    output.say(result.words())
+    for name, value in result.details.items():
+        if name != "findings":
+            output.say(f"  {name.replace('_', ' ')}: {f'{value:.4g}' if isinstance(value, float) else value}")
+    for finding in str(result.details.get("findings") or "").split("; "):
+        if finding:
+            output.say(f"finding: {finding}")

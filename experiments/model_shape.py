@@ -22,6 +22,7 @@ class ModelShape:
     """Public sizes of a model under the run's LoRA adapter."""
 
     parameters: int  # shared coordinates that train in a round, D (the larger of two alternating rounds)
+    noised: int  # with personal parts that train under the same noise (`FedPDPO.noised_size`)
     model_parameters: int
     hidden_size: int
     layers: int
@@ -67,7 +68,22 @@ def model_shape(config: Config) -> ModelShape:
         for round_index in (1, 2)
     ]
     text = shape.get_text_config()
-    return ModelShape(max(sizes), whole, text.hidden_size, text.num_hidden_layers, text.vocab_size)
+    noised = max(sizes) + _joint_parts(config, text.hidden_size, text.vocab_size)
+    return ModelShape(max(sizes), noised, whole, text.hidden_size, text.num_hidden_layers, text.vocab_size)
+
+
+def _joint_parts(config: Config, hidden: int, vocabulary: int) -> int:
+    """Coordinates of personal parts that train in the same noised step."""
+    from torch import nn
+
+    from fedpdpo_secure.methods import choose_method
+    from fedpdpo_secure.model.personal import PersonalParts
+
+    parts = choose_method(config).parts
+    if parts.empty or config.method.personal != "joint" or config.privacy.unit != "pair":
+        return 0
+    head = nn.Linear(hidden, vocabulary, bias=False, device="meta")
+    return sum(value.numel() for value in PersonalParts(parts, head, np.random.default_rng(0)).parameters())
 
 
 def _tiny_config(config: Config) -> PretrainedConfig:

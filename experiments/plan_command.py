@@ -37,16 +37,16 @@ def plan(
     what secure aggregation costs by a one-second probe of this machine. Reads no data and trains nothing. Exit 3 if
     the plan is impossible, such as an epsilon that no noise reaches.
     """
+    from fedpdpo_secure.budget import needs_dim
     from fedpdpo_secure.config import load_config
-    from fedpdpo_secure.shares import distributed
 
     if clients is not None:
         overrides = (*overrides, f"federation.clients={clients}", "federation.drop=[]")
     chosen = load_config(config, overrides)
-    early = None if distributed(chosen) else _privacy(chosen, None)  # refused before the model's shape is read
-    model = _model(chosen)
+    early = None if needs_dim(chosen) else _privacy(chosen, None)  # refused before the model's shape is read
+    model, noised = _model(chosen), dim
     dim = dim or model["parameters"]
-    privacy = early or _privacy(chosen, dim)
+    privacy = early or _privacy(chosen, model["noised"] if noised is None else noised)
     values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen, privacy), **model}
     values["secagg_costs"] = _costs(chosen, dim, dropped)
     if not output.quiet:
@@ -58,11 +58,13 @@ def _privacy(config: Config, dim: int | None) -> dict[str, Any]:
     """Noise, epsilon after each round, and what is left of it if the sample were known."""
     base = {"unit": config.privacy.unit, "rounds": config.federation.rounds, "clients": config.federation.clients}
     if config.privacy.unit == "none":
-        return {**base, "epsilon": None, "delta": None, "noise_multiplier": 0.0, "per_round": []}
+        return {**base, "epsilon": None, "delta": None, "noise_multiplier": 0.0, "plan_digest": None,
+                "per_round": []}  # fmt: skip
     from fedpdpo_secure.budget import plan_budget
+    from fedpdpo_secure.claims import RELATIONS, noise_by, own_epsilon
     from fedpdpo_secure.config import ConfigError
-    from fedpdpo_secure.run_info import RELATIONS, noise_by, own_epsilon
     from privacy.accounting import unamplified
+    from privacy.planned import plan_digest
 
     try:
         budget = plan_budget(config, dim)
@@ -93,6 +95,7 @@ def _privacy(config: Config, dim: int | None) -> dict[str, Any]:
         "epsilon_own": _finite(own),
         "share_stddev": None if budget.shares is None else budget.shares.share**0.5,
         "unamplified": _finite(known),
+        "plan_digest": plan_digest([budget.event] * config.federation.rounds),
         "per_round": rows,
     }
 
@@ -156,11 +159,12 @@ def _model(config: Config) -> dict[str, Any]:
         shape = model_shape(config)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        return {"parameters": None, "upload_bytes": None, "memory_bytes": None, "model_unread": reason}
+        return {"parameters": None, "noised": None, "upload_bytes": None, "memory_bytes": None, "model_unread": reason}
     extra = 2 if config.privacy.unit == "none" else 0  # weight and loss travel inside the vector
     upload = (shape.parameters + extra) * config.secagg.bits // 8
     return {
         "parameters": shape.parameters,
+        "noised": shape.noised,
         "model_parameters": shape.model_parameters,
         "upload_bytes": upload,
         "round_upload_bytes": upload * config.federation.clients,
@@ -218,7 +222,7 @@ def _show_costs(output: Output, costs: dict[str, Any]) -> None:
 
 
 def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> None:
-    from fedpdpo_secure.run_info import adversary
+    from fedpdpo_secure.claims import adversary
 
     private = values["epsilon"] is not None
     if private:
@@ -249,6 +253,7 @@ def _show_epsilon(output: Output, config: Config, values: dict[str, Any]) -> Non
         output.say(f"            {number(values['epsilon_own'])} if aggregation fails: a client's own share alone")
     if not config.data.public:
         output.say("            as if nothing had been spent before; see fedpdpo ledger show")
+    output.say(f"plan        digest {values['plan_digest'][:12]}, the one that a run publishes in plan.json")
     output.say()
     rows = values["per_round"]
     cells = [[str(row["round"]), number(row["epsilon"]), number(row["pld"]), number(row["rdp"])] for row in rows]

@@ -9,7 +9,12 @@ from experiments.tables import count_of, number, plain_lines, size
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, RoundReport, RunResult
 
-UNIT_WORDS = {"pair": "one preference pair", "client": "one client", "none": "nothing"}
+UNIT_WORDS = {
+    "pair": "one preference pair",
+    "client": "one client",
+    "question": "one group's answers to one question",
+    "none": "nothing",
+}
 Line = tuple[str, str | None]  # text and its style on a terminal
 
 
@@ -28,6 +33,10 @@ _EPSILON_COLUMNS = (  # joined where no epsilon holds
     _Column("PLD", 7, wide_only=True),
     _Column("RDP", 7, wide_only=True),
 )
+_ADVERSARY_COLUMNS = (  # where noise is shared: other adversaries than the claim's
+    _Column("own", 7, wide_only=True),
+    _Column("sum", 7, wide_only=True),
+)
 _COST_COLUMNS = (_Column("noise x", 8, wide_only=True), _Column("public", 8), _Column("upload", 9))
 _LOCAL_COLUMNS = (
     _Column("impl", 6, "accuracy_implicit"),
@@ -39,9 +48,7 @@ _LOCAL_COLUMNS = (
     _Column("snr", 7, "snr", wide_only=True),
     _Column("empty", 6, "empty_batches", wide_only=True),
 )
-_RELEASED_COLUMNS = (*_PLAIN_COLUMNS, *_EPSILON_COLUMNS, *_COST_COLUMNS)
 _TIME_WIDTH = 7  # local too: it depends on sample sizes and lengths of private pairs
-TABLE_WIDTH = sum(column.width for column in (*_RELEASED_COLUMNS, *_LOCAL_COLUMNS)) + len(" | ") + _TIME_WIDTH
 _PARTS = ("accuracy_implicit", "accuracy_explicit", "accuracy_combined", "rewards/margins")
 
 
@@ -79,18 +86,35 @@ def header_lines(info: RunInfo) -> list[Line]:
         lines.append((f"              {number(info.epsilon_own)} if aggregation fails: a client's own share", None))
     lines.append((f"  secagg      {info.secagg}", None))
     lines.append((f"  upload      {size(info.upload_bytes)} a client and round", None))
+    if info.private and info.plan_digest:
+        lines.append((f"  plan        plan.json, digest {info.plan_digest[:12]}", None))
     return lines
 
 
-def narrow_line() -> str:
+def table_width(info: RunInfo) -> int:
+    """Columns of a terminal that shows the whole table of this run."""
+    released = _released_columns(info.noise)
+    return sum(column.width for column in (*released, *_LOCAL_COLUMNS)) + len(" | ") + _TIME_WIDTH
+
+
+def narrow_line(info: RunInfo) -> str:
     """What a narrow table leaves out, and where it is."""
-    titles = [column.title for column in (*_RELEASED_COLUMNS, *_LOCAL_COLUMNS) if column.wide_only]
-    return f"{', '.join(titles)}: in rounds.csv (a terminal of {TABLE_WIDTH} columns shows them here)"
+    titles = [column.title for column in (*_released_columns(info.noise), *_LOCAL_COLUMNS) if column.wide_only]
+    return f"{', '.join(titles)}: in rounds.csv (a terminal of {table_width(info)} columns shows them here)"
+
+
+def _epsilon_columns(noise: str) -> tuple[_Column, ...]:
+    return (*_EPSILON_COLUMNS, *(_ADVERSARY_COLUMNS if noise == "distributed" else ()))
+
+
+def _released_columns(noise: str) -> tuple[_Column, ...]:
+    return (*_PLAIN_COLUMNS, *_epsilon_columns(noise), *_COST_COLUMNS)
 
 
 def column_lines(info: RunInfo, *, narrow: bool = False) -> list[str]:
     """The two head lines of the per-round table; `narrow` leaves out the columns that `narrow_line` names."""
-    left = _cells([column.title for column in _RELEASED_COLUMNS], _RELEASED_COLUMNS, narrow)
+    columns = _released_columns(info.noise)
+    left = _cells([column.title for column in columns], columns, narrow)
     right = _cells([column.title for column in _LOCAL_COLUMNS], _LOCAL_COLUMNS, narrow) + "time".rjust(_TIME_WIDTH)
     claim = f"epsilon of the worst client, delta {info.delta:g}" if info.private else NOT_PRIVATE
     return [f"{f'released ({claim})':^{len(left)}} | {LOCAL:^{len(right)}}".rstrip(), f"{left} | {right}"]
@@ -106,6 +130,7 @@ def round_line(report: RoundReport, *, narrow: bool = False) -> str:
         str(report.steps),
     ]
     left = _cells(cells, _PLAIN_COLUMNS, narrow)
+    columns = _epsilon_columns(report.noise)
     if report.private:
         increase = number(report.epsilon_round)
         epsilons = (
@@ -114,10 +139,12 @@ def round_line(report: RoundReport, *, narrow: bool = False) -> str:
             number(report.epsilon_left),
             number(report.epsilon_pld),
             number(report.epsilon_rdp),
+            number(report.epsilon_own),
+            number(report.epsilon_sum),
         )
-        left += _cells(epsilons, _EPSILON_COLUMNS, narrow)
+        left += _cells(epsilons[: len(columns)], columns, narrow)
     else:
-        left += NOT_PRIVATE.center(len(_cells([""] * len(_EPSILON_COLUMNS), _EPSILON_COLUMNS, narrow)))
+        left += NOT_PRIVATE.center(len(_cells([""] * len(columns), columns, narrow)))
     cost = (
         number(report.noise_multiplier),
         number(report.released.get("accuracy_implicit")),
@@ -136,7 +163,7 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
         lines += [
             (
                 f"  epsilon: {UNIT_WORDS[info.unit]}, {info.relation}, delta {info.delta:g}, {info.accountant}, "
-                f"{info.sampler}, against {info.adversary}",
+                f"{result.sampler or info.sampler}, against {info.adversary}",
                 None,
             ),
             (
@@ -146,6 +173,8 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
             ),
             ("  spent: the least valid bound, of the worst client; PLD and RDP are each valid bounds", None),
         ]
+        if info.noise == "distributed":
+            lines.append(("  own: if aggregation fails, a client's own share alone; sum: if no client colludes", None))
     elif info.unit != "none":
         lines.append((f"  {NOT_PRIVATE}: {_reason(info)}", "bold red"))
     lines.append((f"  right of the bar: means over clients in this simulation, {LOCAL}", None))
@@ -159,7 +188,7 @@ def result_lines(result: RunResult) -> list[Line]:
     """The verdict, the metrics by part and where everything lies."""
     rows = [
         [name, *(number(values.get(part)) for part in _PARTS)]
-        for name, values in (("serving copy", result.metrics), ("shared adapter alone", result.shared))
+        for name, values in ((result.served, result.metrics), ("shared adapter alone", result.shared))
         if values
     ]
     lines: list[Line] = [("", None)]
@@ -174,6 +203,8 @@ def result_lines(result: RunResult) -> list[Line]:
         lines.append((f"{rounds}, {NOT_PRIVATE}", "bold red"))
     lines.append((f"results in {result.output_dir}", "bold"))
     lines += [(f"  {path}", None) for path in result.files]
+    if result.statement is not None:
+        lines.append((f"privacy statement: {result.statement.with_suffix('.md')}", "bold"))
     return lines
 
 
@@ -181,7 +212,7 @@ def _legend(reports: Sequence[RoundReport]) -> list[str]:
     """The columns that do not explain themselves."""
     lines = [
         "impl, expl, comb: accuracy by the implicit, explicit, combined score; worst: that of the worst client",
-        "rec: masks rebuilt from shares; empty: empty Poisson samples",
+        "rec: masks rebuilt from shares; empty: empty samples",
     ]
     if any(number(report.released.get("accuracy_implicit")) != "-" for report in reports):
         lines.append("public: implicit accuracy of the shared adapter on the public split, by the server")

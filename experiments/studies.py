@@ -26,6 +26,8 @@ from experiments.study import (
     spread,
     table,
 )
+from experiments.study_clients import client_cells, client_plot, client_table
+from experiments.study_modes import mode_cells, mode_plot, mode_table, rate_cells, rate_table
 
 ALONE = "no federation"  # the best local recipe: it releases nothing, so it is the honest comparator
 LEVELS = (0.0, 0.5, 1.0)  # heterogeneity: none, medium, strong; fixed before any result was seen
@@ -33,10 +35,11 @@ LEVELS = (0.0, 0.5, 1.0)  # heterogeneity: none, medium, strong; fixed before an
 
 @dataclass(frozen=True)
 class Study:
-    """Cells to run and a table to print."""
+    """Cells to run, a table to print, a plot to draw."""
 
     cells: Callable[[Sequence[int]], list[Cell]]
     render: Callable[[Path, Sequence[int]], str]
+    plot: Callable[[Path, Sequence[int]], Path] | None = None
 
 
 # ---- every method at three levels of heterogeneity, no privacy -------------------------------------------------------
@@ -146,6 +149,9 @@ def _privacy_row(variant: Variant, runs: Sequence[Scores]) -> list[str]:
 
 
 STUDIES: dict[str, Study] = {
+    "clients": Study(client_cells, client_table, client_plot),
+    "modes": Study(mode_cells, mode_table, mode_plot),
+    "rates": Study(rate_cells, rate_table),
     "methods": Study(_method_cells, _method_table),
     "privacy": _privacy_study("synthetic", _privacy_variants("quickstart.yaml", _FREE, ("1", "8", ".inf"), 8)),
     "real": _privacy_study(
@@ -167,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = study.render(chosen.out, range(chosen.seeds))
     (chosen.out / f"{chosen.name}.md").write_text(text + "\n", encoding="utf-8")
     print(text)
+    if study.plot is not None:
+        print(study.plot(chosen.out, range(chosen.seeds)))
 
 
 if __name__ == "__main__":

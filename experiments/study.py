@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +47,18 @@ class Cell:
 
 def run_cells(cells: Sequence[Cell], out: Path, jobs: int) -> None:
     """Run every unfinished cell, `jobs` at a time, one thread each. Raises SystemExit naming a cell that failed."""
-    with ThreadPoolExecutor(jobs) as pool:
-        for done, (cell, failure) in enumerate(zip(cells, pool.map(lambda c: _run(c, out), cells), strict=True), 1):
+    # a worker loads torch once for all its cells; `spawn`, since a fork of a process that has loaded torch may hang
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        for done, (cell, failure) in enumerate(zip(cells, pool.map(_run, cells, repeat(out)), strict=True), 1):
             if failure:
+                pool.shutdown(cancel_futures=True)
                 raise SystemExit(f"{cell.folder(out)}: {failure}")
             print(f"{done}/{len(cells)} {cell.folder(out)}", file=sys.stderr, flush=True)
+
+
+def _one_thread() -> None:
+    """In a worker, before torch is loaded."""
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _run(cell: Cell, out: Path) -> str | None:
@@ -56,16 +66,18 @@ def _run(cell: Cell, out: Path) -> str | None:
     folder = cell.folder(out)
     if (folder / "metrics.json").exists():
         return None
-    command = [sys.executable, "-m", "experiments.cli", "train"]
     if (folder / "config.yaml").exists():
-        command += ["--resume", str(folder)]
+        command = ["train", "--resume", str(folder)]
     else:
-        command += [str(CONFIGS / cell.variant.config), "--output_dir", str(folder)]
+        command = ["train", str(CONFIGS / cell.variant.config), "--output_dir", str(folder)]
         for change in (*cell.variant.changes, *cell.changes, f"seed={cell.seed}"):
             command += ["--set", change]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "--quiet", "--json"], capture_output=True, text=True, env=environment, check=False)
-    return None if done.returncode in (0, 4) else done.stderr.strip()[-500:]
+    from experiments.cli import main
+
+    said = io.StringIO()
+    with redirect_stderr(said), redirect_stdout(io.StringIO()):
+        code = main([*command, "--quiet"])
+    return None if code in (0, 4) else said.getvalue().strip()[-500:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +88,16 @@ class Scores:
     shared: dict[str, float]  # the shared adapter alone
     untrained: dict[str, float]  # before the first round
     by_round: tuple[dict[str, float], ...]  # after each round, test and validation
+    public: dict[str, float]  # the server's evaluation of the shared adapter on public pairs
 
 
 def read_scores(folder: Path) -> Scores:
     """Scores of a finished run folder."""
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())[LOCAL]
+    values: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    metrics = values[LOCAL]
     lines = (folder / "rounds.jsonl").read_text().splitlines()
     rounds = tuple(json.loads(line)[LOCAL] for line in lines)
-    return Scores(metrics["served"], metrics["shared adapter alone"], metrics["untrained"], rounds)
+    return Scores(metrics["served"], metrics["shared adapter alone"], metrics["untrained"], rounds, values["released"])
 
 
 def best_round(runs: Sequence[Scores]) -> int:

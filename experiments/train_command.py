@@ -10,6 +10,7 @@ import click
 from experiments.output import (
     EXIT_BUDGET,
     EXIT_INTERRUPTED,
+    EXIT_VERIFICATION,
     CommandError,
     Output,
     exit_code,
@@ -107,15 +108,26 @@ def _first_difference(kept: dict[str, Any], asked: dict[str, Any], prefix: str =
 
 def _failure(error: BaseException, config: Config, view: TrainView) -> BaseException:
     """`error` with what the run had reached when it came; unchanged if nothing had begun."""
-    if not view.begun and not isinstance(error, KeyboardInterrupt):
+    if not view.begun and not isinstance(error, KeyboardInterrupt) and not _departed(error):
         return error
     code, text = exit_code(error), message(error)
+    if _departed(error):
+        code, text = EXIT_VERIFICATION, f"not as planned before the first round (plan.json): {error}"
     if code == EXIT_INTERRUPTED:
         where = f"after round {view.rounds_done}" if view.rounds_done else "before the first round was finished"
         text = f"interrupted {where}"
         if Path(config.output_dir, "config.yaml").exists():
             text += f"; go on with: fedpdpo train --resume {config.output_dir}"
-    return CommandError(text, code, {**view.reached(), "output_dir": config.output_dir})
+    written = Path(config.output_dir, "privacy_statement.json")
+    statement = str(written) if written.exists() else None
+    return CommandError(text, code, {**view.reached(), "output_dir": config.output_dir, "statement": statement})
+
+
+def _departed(error: BaseException) -> bool:
+    """Whether a round would do, or did, something else than the published plan."""
+    from privacy.errors import AdaptiveParameters
+
+    return isinstance(error, AdaptiveParameters)
 
 
 def _values(result: RunResult, view: TrainView) -> dict[str, Any]:
@@ -132,5 +144,7 @@ def _values(result: RunResult, view: TrainView) -> dict[str, Any]:
         "metrics_shared": dict(result.shared),
         "metrics_released": dict(result.released),
         "files": [str(path) for path in result.files],
+        "statement": None if result.statement is None else str(result.statement),
+        "plan_digest": result.plan_digest or None,
         "public_data": result.public_data,
     }

@@ -15,13 +15,13 @@ from typing import Any
 import click
 
 from experiments.round_table import (
-    TABLE_WIDTH,
     column_lines,
     footer_lines,
     header_lines,
     narrow_line,
     result_lines,
     round_line,
+    table_width,
 )
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import RoundReport, RunResult, read_reports
@@ -37,7 +37,7 @@ class TrainView:
         self._quiet = quiet
         self._info: RunInfo | None = None
         self._reports: list[RoundReport] = []
-        self._narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < TABLE_WIDTH
+        self._narrow = False
         self._bar = None if quiet or not (sys.stdout.isatty() or sys.stderr.isatty()) else _Bar()
 
     def __enter__(self) -> TrainView:
@@ -83,12 +83,13 @@ class TrainView:
 
     def started(self, info: RunInfo) -> None:
         self._info = info
+        self._narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < table_width(info)
         self._next_phase(info.first_round)
         for line, style in header_lines(info):
             self._say(line, style)
         self._say()
         if self._narrow:
-            self._say(narrow_line())
+            self._say(narrow_line(info))
         for line in column_lines(info, narrow=self._narrow):
             self._say(line, "bold")
         for report in read_reports(Path(info.output_dir))[: info.first_round - 1]:  # of a resumed run

@@ -177,6 +177,8 @@ def _report_problems(folder: Path, found: Sequence[One]) -> list[str]:
         recorded = len(one.checked.transcript.survivors), sum(c.upload for c in one.checked.transcript.clients)
         if one.checked.aborted is not None or recorded != (report.survivors, report.upload_bytes):
             problems.append(f"{one.path}: the run reports another round {report.round_index}: other survivors or bytes")
+        elif report.transcript_head not in (None, one.checked.head):
+            problems.append(f"{one.path}: is not the transcript that the run reports of round {report.round_index}")
     return problems
 
 

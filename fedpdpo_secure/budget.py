@@ -18,12 +18,13 @@ from fedpdpo_secure.data.pairs import Federation
 from fedpdpo_secure.known_heads import KnownHeads
 from fedpdpo_secure.methods import Method
 from fedpdpo_secure.partition_identity import check_partition, record_partition
-from fedpdpo_secure.shares import distributed, plan_shares
+from fedpdpo_secure.shares import distributed, integer_locally, plan_integer_steps, plan_shares
 from privacy.accounting import Bound, epsilon, unamplified, worst
 from privacy.calibration import noise_multiplier
 from privacy.distributed import SharePlan
 from privacy.errors import CommitMismatch, LedgerError
 from privacy.events import Event, NonPrivate, gaussian_event
+from privacy.integer_sgd import IntegerStepPlan
 from privacy.ledger import Ledger, Reservation, default_root, ledger_path
 from privacy.ledger_heads import Head
 from privacy.ledger_record import UNITS
@@ -42,30 +43,32 @@ class BudgetPlan:
     noise_multiplier: float
     event: Event  # of one client in one round
     shares: SharePlan | None = None  # distributed noise
+    integer: IntegerStepPlan | None = None  # local noise in integers
 
     def projected(self, rounds: int) -> Bound:
         """The bound after `rounds` rounds of this plan alone."""
         return epsilon([self.event] * rounds, self.delta)
 
 
+def needs_dim(config: Config) -> bool:
+    """Whether the noise can be planned only when the number of noised coordinates is known: integer noise."""
+    return distributed(config) or integer_locally(config)
+
+
 def plan_budget(config: Config, dim: int | None = None) -> BudgetPlan:
     """Calibrate the noise to the budget over all planned rounds; without DP the event is `NonPrivate`.
 
-    `dim`, the coordinates of an update, is needed where noise is distributed: rounding widens a unit with it. Raises
-    ConfigError when no noise reaches the budget.
+    `dim`, the noised coordinates (`FedPDPO.noised_size`), is needed for integer noise (`needs_dim`): rounding widens a
+    unit with it. Raises ConfigError when no noise reaches the budget.
     """
     privacy, federation = config.privacy, config.federation
     if privacy.unit == "none":
         return BudgetPlan(math.inf, privacy.delta, 0.0, NonPrivate("privacy.unit: none"))
-    if distributed(config):
+    budget = math.inf if privacy.epsilon is None else privacy.epsilon
+    if needs_dim(config):
         if dim is None:
-            raise ConfigError("privacy.noise: distributed noise is planned when the length of the update is known")
-        shares = plan_shares(config, dim)
-        budget = math.inf if privacy.epsilon is None else privacy.epsilon
-        event: Event = shares.event()
-        if privacy.insecure_seed is not None:
-            event = NonPrivate("noise: seeded")
-        return BudgetPlan(budget, privacy.delta, shares.event().noise_multiplier, event, shares)
+            raise ConfigError("privacy: integer noise is planned when the number of noised coordinates is known")
+        return _integer_budget(config, dim, budget)
     assert federation.local_steps is not None
     sigma = privacy.noise_multiplier
     if sigma is None:
@@ -77,15 +80,30 @@ def plan_budget(config: Config, dim: int | None = None) -> BudgetPlan:
             )
         except ValueError as error:
             raise ConfigError(f"privacy.epsilon: {error}") from error
-    budget = math.inf if privacy.epsilon is None else privacy.epsilon
-    return BudgetPlan(budget, privacy.delta, sigma, _round_event(config, sigma))
+    event = gaussian_event(noise_multiplier=sigma, sample_rate=privacy.sample_rate, steps=federation.local_steps)
+    return BudgetPlan(budget, privacy.delta, sigma, _not_private(config, sigma) or event)
+
+
+def _integer_budget(config: Config, dim: int, budget: float) -> BudgetPlan:
+    if distributed(config):
+        shares = plan_shares(config, dim)
+        event, integer = shares.event(), None
+    else:
+        shares, integer = None, plan_integer_steps(config, dim)
+        assert config.federation.local_steps is not None
+        event = integer.event(config.federation.local_steps)
+    charged = _not_private(config, event.noise_multiplier) or event
+    return BudgetPlan(budget, config.privacy.delta, event.noise_multiplier, charged, shares, integer)
 
 
 def check_delta(config: Config, coordinates: int) -> None:
-    """Refuse a delta so small that the tail the noise generator lacks would show in it. Raises ConfigError."""
+    """Refuse a delta so small that the tail the generator of real noise lacks would show in it. Raises ConfigError.
+
+    Integer noise needs no such check: its distance from the ideal law is part of its event.
+    """
     steps = config.federation.rounds * (config.federation.local_steps or 1)
     missing = NOISE_TAIL * coordinates * steps
-    if config.privacy.unit == "pair" and not distributed(config) and missing > 1e-3 * config.privacy.delta:
+    if config.privacy.unit == "pair" and not needs_dim(config) and missing > 1e-3 * config.privacy.delta:
         raise ConfigError(
             f"privacy.delta: {config.privacy.delta:g} must be above {1e3 * missing:.2g} for {coordinates} coordinates "
             f"and {steps} steps (the noise ends at 8.57 standard deviations)"
@@ -98,16 +116,13 @@ def keeps_ledgers(config: Config, method: Method) -> bool:
     return releases and (config.privacy.unit != "none" or not config.data.public)
 
 
-def _round_event(config: Config, sigma: float) -> Event:
-    privacy = config.privacy
-    if privacy.insecure_seed is not None:
+def _not_private(config: Config, sigma: float) -> NonPrivate | None:
+    """Why a round of this run costs more than any epsilon, if it does."""
+    if config.privacy.insecure_seed is not None:
         return NonPrivate("seeded noise")
-    if config.method.personal == "free":
+    if config.privacy.unit == "pair" and config.method.personal == "free":
         return NonPrivate("un-noised personal parts in the loop (privacy.allow_unsound)")
-    if sigma == 0:
-        return NonPrivate("clip only")
-    assert config.federation.local_steps is not None
-    return gaussian_event(noise_multiplier=sigma, sample_rate=privacy.sample_rate, steps=config.federation.local_steps)
+    return NonPrivate("clip only") if sigma == 0 else None
 
 
 def ledger_root(config: Config, output_dir: Path) -> Path:

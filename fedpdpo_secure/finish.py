@@ -8,12 +8,12 @@ from pathlib import Path
 from fedpdpo_secure.artefacts import save_adapter, write_metrics
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
+from fedpdpo_secure.claims import claim_text, finite_epsilon, noise_kind, sampler_text
 from fedpdpo_secure.local.plan import local_plan
 from fedpdpo_secure.measurement import client_metrics, keeps_own_parts, public_metrics, with_worst
 from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import LOCAL, RunResult
-from fedpdpo_secure.run_info import claim_text, finite_epsilon, noise_kind
 from fedpdpo_secure.serving import evaluate_serving, fit_serving, wants_serving
 from privacy.accounting import Bound
 
@@ -31,10 +31,16 @@ def finish(
     base: str,
     verdicts: Mapping[str, int],
     progress: Progress,
+    own: Bound | None = None,
+    statement: Path | None = None,
+    plan_digest: str = "",
 ) -> RunResult:
-    """Fit serving copies where asked, measure what clients serve and the shared adapter alone, write metrics.json."""
+    """Fit serving copies where asked, measure what clients serve and the shared adapter alone, write metrics.json.
+
+    `own` is the worst ledger's bound if aggregation fails, `statement` the privacy statement that is already written.
+    """
     task, config = prepared.task, prepared.task.config
-    claim = claim_text(config, budget, spent)
+    claim = claim_text(config, budget, spent, own=own, verdicts=verdicts)
     adapter = save_adapter(folder, task, state, base=base, claim=claim)
     delta = budget.delta if config.privacy.unit != "none" else None
     split = config.evaluation.final_split
@@ -75,6 +81,10 @@ def finish(
         files=(adapter, folder / "rounds.csv", folder / "rounds.jsonl", write_metrics(folder, values)),
         public_data=config.data.public,
         stopped=stopped,
+        statement=statement,
+        sampler=sampler_text(config, verdicts),
+        served="pooled adapter" if task.method.pooled else "serving copy",
+        plan_digest=plan_digest,
     )
 
 

@@ -46,6 +46,7 @@ class RunInfo:
     epsilon_own: float | None = None  # distributed noise: after all rounds, if aggregation fails
     public_data: bool = False
     output_dir: str = ""
+    plan_digest: str = ""  # of the plan published in plan.json before the first round
 
     @property
     def private(self) -> bool:

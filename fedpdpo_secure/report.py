@@ -61,6 +61,8 @@ class RoundReport:
     epsilon_pld: float | None = None
     epsilon_rdp: float | None = None
     epsilon_left: float | None = None  # None: no finite budget
+    epsilon_own: float | None = None  # if aggregation fails: against who sees a client's own vectors; None: no such
+    epsilon_sum: float | None = None  # against who sees the sums and knows no client's noise
     delta: float | None
     noise_multiplier: float
     sample_rate: float
@@ -73,6 +75,7 @@ class RoundReport:
     secagg_predicted_client_seconds: float = 0.0  # by secagg.cost from a probe before the first round, all clients
     secagg_predicted_server_seconds: float = 0.0
     seconds: float
+    transcript_head: str | None = None  # SHA-256 of the transcript's last line; None: no transcript
     released: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
     local: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
 
@@ -103,6 +106,10 @@ class RunResult:
     files: tuple[Path, ...] = ()
     public_data: bool = False
     stopped: str | None = None  # why the run ended before its planned rounds (budget), in one line
+    statement: Path | None = None  # the privacy statement, for machines; in words beside it (.md)
+    sampler: str = ""  # the sampling that epsilon assumes, after its attestation; empty: as announced
+    served: str = "serving copy"  # what `metrics` are of
+    plan_digest: str = ""  # of the plan published before the first round
 
     @property
     def private(self) -> bool:

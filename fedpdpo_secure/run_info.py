@@ -8,6 +8,16 @@ from pathlib import Path
 
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
+from fedpdpo_secure.claims import (
+    RELATIONS,
+    accountant_text,
+    adversary,
+    finite_epsilon,
+    noise_by,
+    noise_kind,
+    own_epsilon,
+    sampler_text,
+)
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.local.plan import LocalPlan
@@ -16,112 +26,29 @@ from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
-from fedpdpo_secure.shares import distributed
 from fedpdpo_secure.vector import ShareVectorPlan, VectorPlan
-from privacy.accounting import ENGINE, Bound
-from privacy.events import NonPrivate
-from privacy.views import views
+from privacy.accounting import Bound
+from privacy.events import Event
+from privacy.views import Views
 from secagg.cost import Rates
-
-ADVERSARIES = {
-    "semi-honest": "honest-but-curious server, other clients, readers of the adapter",
-    "malicious-server": "a server that may lie about keys and survivors, other clients, readers of the adapter",
-}
-PUBLIC_DATA = "public data: budgets of several runs are not composed"
-
-
-UNITS = {
-    "pair": "one preference pair of the training set, add or remove one",
-    "client": "one client's whole contribution, present or zero; the roster is public",
-    "none": "none",
-}
-RELATIONS = {"pair": "add or remove one pair", "client": "zero out one client", "none": "none"}
-
-
-def noise_kind(config: Config, budget: BudgetPlan) -> str:
-    """`local` or `distributed` for cryptographic noise, `seeded` for tests, `none`."""
-    if budget.noise_multiplier == 0:
-        return "none"
-    return config.privacy.noise if config.privacy.insecure_seed is None else "seeded"
-
-
-def accountant_text(bound: Bound | None) -> str:
-    """Which bound is reported, and whose code computed it (tested against dp-accounting and exact values)."""
-    return f"{bound.accountant if bound else 'none'} ({ENGINE})"
-
-
-def finite_epsilon(bound: Bound | None) -> float | None:
-    """The bound's epsilon, None where it is infinite or there is none."""
-    return None if bound is None or not math.isfinite(bound.epsilon) else bound.epsilon
-
-
-def adversary(config: Config) -> str:
-    """Against whom the claim of this run holds."""
-    if config.method.name == "centralized":
-        return "readers of the adapter; whoever pools the pairs sees them all and is trusted"
-    if not distributed(config):
-        return ADVERSARIES[config.secagg.mode]
-    helpers = config.privacy.colluding
-    if not config.secagg.enabled:
-        who = f"up to {helpers} clients together, " if helpers else ""
-        return f"{who}readers of the adapter who took no part; the server sees every client's vector and is trusted"
-    server = ADVERSARIES[config.secagg.mode].split(", ")[0]
-    return f"{server}{f' with up to {helpers} clients' if helpers else ''}, readers of the adapter who took no part"
-
-
-def _noise_text(config: Config, budget: BudgetPlan) -> str:
-    if config.method.name == "centralized":
-        return "Noise by the trusted curator of the pooled pairs: central DP, no federation."
-    if budget.shares is None:
-        return "Noise at every client: it holds even if aggregation fails; the federation's is the largest client's."
-    shares, own = budget.shares, own_epsilon(config, budget)
-    alone = "no finite epsilon" if own is None or math.isinf(own) else f"epsilon {own:.4g}"
-    return (
-        f"As if a trusted server had added the noise, for at most {shares.lost} missing shares and {shares.colluding} "
-        f"colluding clients; if aggregation fails, a client's own share alone gives {alone} over the planned "
-        "rounds of this run."
-    )
-
-
-def noise_by(config: Config, budget: BudgetPlan) -> str:
-    """Who adds the noise that is charged."""
-    if budget.shares is None:
-        return "the curator of the pooled pairs" if config.method.name == "centralized" else "every client"
-    shares = budget.shares
-    least = shares.clients - shares.lost - shares.colluding
-    return f"the shares of at least {least} honest clients together (of {shares.clients})"
-
-
-def own_epsilon(config: Config, budget: BudgetPlan) -> float | None:
-    """After all rounds, against someone who sees one client's vector: its own share alone."""
-    if budget.shares is None or isinstance(budget.event, NonPrivate):
-        return None
-    return views([budget.shares.event()] * config.federation.rounds, config.privacy.delta).own.epsilon
-
-
-def claim_text(config: Config, budget: BudgetPlan, spent: Bound | None) -> str:
-    """What may be said of the released adapter, in words: epsilon never without what it means."""
-    privacy = config.privacy
-    if isinstance(budget.event, NonPrivate) or spent is None or not math.isfinite(spent.epsilon):
-        reason = budget.event.reason if isinstance(budget.event, NonPrivate) else "what the ledger holds is not private"
-        return f"NOT PRIVATE: {reason}."
-    unit = UNITS[privacy.unit]
-    lines = [
-        f"epsilon {spent.epsilon:.4g} at delta {privacy.delta:g} against: {adversary(config)}. Unit: {unit}. "
-        f"{_noise_text(config, budget)} Accountant: {accountant_text(spent)}; "
-        f"sampler: {_sampler(config)}; clip norm {privacy.clip_norm:g}; "
-        f"noise multiplier {budget.noise_multiplier:.4g}.",
-        "Chosen on private data and not charged: "
-        + ("; ".join(privacy.unaccounted_releases) or "nothing declared")
-        + ".",
-    ]
-    return "\n".join([*lines, *([f"{PUBLIC_DATA}."] if config.data.public else [])])
+from secagg.transcript import read_transcript, transcript_path
+from secagg.transcript_json import line_hash
 
 
 def make_info(
-    config: Config, prepared: Prepared, budget: BudgetPlan, state: GlobalState, folder: Path, projected: Bound | None
+    config: Config,
+    prepared: Prepared,
+    budget: BudgetPlan,
+    state: GlobalState,
+    folder: Path,
+    projected: Bound | None,
+    *,
+    history: tuple[Event, ...] = (),
+    plan_digest: str = "",
+    verdicts: Mapping[str, int] | None = None,
 ) -> RunInfo:
-    """What is known before the first round; `projected` is the worst ledger's bound after the last one."""
+    """What is known before the first round; `projected` is the worst ledger's bound after the last one, `history` the
+    longest ledger's events so far, `verdicts` what is known of the samplers."""
     federation, privacy, method = config.federation, config.privacy, prepared.task.method
     vectors = vector_plan(config, prepared.task, 1, prepared.clients, budget.shares)
     private = privacy.unit != "none"
@@ -142,7 +69,7 @@ def make_info(
         budget=None if math.isinf(budget.budget) else budget.budget,
         epsilon_projected=finite_epsilon(projected),
         accountant=accountant_text(projected),
-        sampler=_sampler(config),
+        sampler=sampler_text(config, verdicts),
         noise_multiplier=budget.noise_multiplier,
         clip_norm=privacy.clip_norm,
         sample_rate=privacy.sample_rate,
@@ -153,16 +80,11 @@ def make_info(
         adversary=adversary(config),
         relation=RELATIONS[privacy.unit],
         noise_by=noise_by(config, budget),
-        epsilon_own=own_epsilon(config, budget),
+        epsilon_own=own_epsilon(config, budget, history, federation.rounds - state.round_index),
+        plan_digest=plan_digest,
         public_data=config.data.public,
         output_dir=str(folder),
     )
-
-
-def _sampler(config: Config) -> str:
-    if config.privacy.unit == "pair":
-        return f"Poisson, rate {config.privacy.sample_rate:g}"
-    return "every client in every round" if config.privacy.unit == "client" else "shuffled passes"
 
 
 def _ring_line(vectors: VectorPlan | ShareVectorPlan) -> str:
@@ -199,13 +121,15 @@ def round_report(
     *,
     before: Bound | None,
     spent: Bound | None,
+    seen: Views | None = None,
     budget: BudgetPlan,
     released: Mapping[str, float],
     local: Mapping[str, float],
     rates: Rates | None,
     seconds: float,
+    transcript_head: str | None = None,
 ) -> RoundReport:
-    """The record of a finished round."""
+    """The record of a finished round; `seen` are the ledgers' bounds by adversary."""
     total = outcome.total
     costs = None
     if total is not None and rates is not None:
@@ -225,6 +149,8 @@ def round_report(
         epsilon_pld=spent.pld if spent is not None and now is not None else None,
         epsilon_rdp=spent.rdp if spent is not None and now is not None else None,
         epsilon_left=left,
+        epsilon_own=_column(config, None if seen is None else seen.own),
+        epsilon_sum=_column(config, None if seen is None else seen.total),
         delta=budget.delta if config.privacy.unit != "none" else None,
         noise_multiplier=budget.noise_multiplier,
         sample_rate=config.privacy.sample_rate,
@@ -237,6 +163,19 @@ def round_report(
         secagg_predicted_client_seconds=len(total.survivors) * costs.client_seconds if total and costs else 0.0,
         secagg_predicted_server_seconds=costs.server_seconds if costs else 0.0,
         seconds=seconds,
+        transcript_head=transcript_head,
         released=released,
         local=local,
     )
+
+
+def _column(config: Config, bound: Bound | None) -> float | None:
+    """A column by adversary; pooled pairs have neither a message of their own nor a sum."""
+    return None if config.method.name == "centralized" else finite_epsilon(bound)
+
+
+def transcript_head(config: Config, folder: Path, outcome: RoundOutcome) -> str | None:
+    """The hash of the last line of the round's transcript, which stands for all of it; None where none is kept."""
+    if outcome.total is None or not (config.secagg.enabled and config.secagg.transcript):
+        return None
+    return line_hash(read_transcript(transcript_path(folder / "transcript", outcome.state.round_index))[-1])

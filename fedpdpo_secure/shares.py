@@ -1,4 +1,4 @@
-"""Distributed noise of a configured run: the plan of its shares, calibrated to the budget, and the ring it needs."""
+"""Integer noise of a configured run, calibrated to the budget: shares and the ring they need, or each local step's."""
 
 from __future__ import annotations
 
@@ -8,11 +8,42 @@ from fedpdpo_secure.config import Config, ConfigError
 from privacy.calibration import integer_variance
 from privacy.discrete import distance_log2, fits_ring, least_total_variance, norm_bound_squared
 from privacy.distributed import BETA, SharePlan
+from privacy.integer_sgd import IntegerStepPlan
 
 
 def distributed(config: Config) -> bool:
     """Whether the noise of this run is added in shares."""
     return config.privacy.unit != "none" and config.privacy.noise == "distributed"
+
+
+def integer_locally(config: Config) -> bool:
+    """Whether each client rounds and adds all its noise in integers, in every local step."""
+    privacy = config.privacy
+    return privacy.unit == "pair" and privacy.noise == "local" and privacy.arithmetic == "integer"
+
+
+def plan_integer_steps(config: Config, dim: int) -> IntegerStepPlan:
+    """Every local step in integers, of at most `dim` trained coordinates, personal parts under noise included.
+
+    Raises ConfigError where no variance reaches the budget.
+    """
+    privacy, federation = config.privacy, config.federation
+    assert federation.local_steps is not None  # refused with the configuration
+    assert privacy.expected_batch is not None and config.dpo.learning_rate is not None
+    steps = federation.rounds * federation.local_steps
+    try:
+        norm_squared = norm_bound_squared(float(privacy.levels), dim, BETA)
+        return IntegerStepPlan(
+            clip_norm=privacy.clip_norm,
+            levels=privacy.levels,
+            dim=dim,
+            variance=_variance(config, privacy.sample_rate, steps, norm_squared=norm_squared, draws=steps * dim),
+            sample_rate=privacy.sample_rate,
+            expected_batch=privacy.expected_batch,
+            learning_rate=config.dpo.learning_rate,
+        )
+    except ValueError as error:
+        raise ConfigError(f"privacy.epsilon: no integer noise for this budget: {error}") from error
 
 
 def plan_shares(config: Config, dim: int) -> SharePlan:
@@ -27,18 +58,8 @@ def plan_shares(config: Config, dim: int) -> SharePlan:
     norm_squared = norm_bound_squared(float(privacy.levels), dim, BETA)
     size = dim + privacy.null_coordinates
     try:
-        if privacy.noise_multiplier is not None:
-            variance = least_total_variance(privacy.noise_multiplier, norm_squared)
-        else:
-            assert privacy.epsilon is not None
-            variance = integer_variance(
-                epsilon=privacy.epsilon,
-                delta=privacy.delta,
-                sample_rate=rate,
-                steps=federation.rounds,
-                norm_squared=norm_squared,
-                distance_log2=distance_log2(draws=federation.rounds * federation.clients * size),
-            )
+        draws = federation.rounds * federation.clients * size
+        variance = _variance(config, rate, federation.rounds, norm_squared=norm_squared, draws=draws)
         plan = SharePlan(
             unit="pair" if privacy.unit == "pair" else "client",
             clip_norm=privacy.clip_norm,
@@ -57,10 +78,26 @@ def plan_shares(config: Config, dim: int) -> SharePlan:
     return plan
 
 
+def _variance(config: Config, sample_rate: float, steps: int, *, norm_squared: int, draws: int) -> int:
+    """The variance that the given noise multiplier or the budget asks for, over all steps of the run."""
+    privacy = config.privacy
+    if privacy.noise_multiplier is not None:
+        return least_total_variance(privacy.noise_multiplier, norm_squared)
+    assert privacy.epsilon is not None  # one of the two is given
+    return integer_variance(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        sample_rate=sample_rate,
+        steps=steps,
+        norm_squared=norm_squared,
+        distance_log2=distance_log2(draws=draws),
+    )
+
+
 def _check_ring(config: Config, plan: SharePlan) -> None:
-    """A client's coordinate is at most its units times the norm of one: the declared number of pairs, or one."""
+    """A client's coordinate is at most its rows times the norm of one: the declared number of pairs, or one."""
     units = (config.data.pairs_per_client or 1) if plan.unit == "pair" else 1
-    norm = units * math.isqrt(plan.norm_squared) + 1
+    norm = units * math.isqrt(plan.row_squared) + 1
     if not fits_ring(config.secagg.bits, clients=plan.clients, norm=norm, share=plan.share):
         raise ConfigError(
             f"secagg.bits: {config.secagg.bits} bits are too few for {plan.clients} clients of {units} units at "

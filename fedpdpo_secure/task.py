@@ -74,6 +74,16 @@ class FedPDPO:
         """Names and shapes of the round's update vector."""
         return ParamLayout.of(self.shared(round_index))
 
+    def noised_size(self) -> int:
+        """Most coordinates that a private step noises: the round's shared ones, and personal parts trained jointly.
+
+        The larger of two alternating rounds. A public number of the model's shape.
+        """
+        shared = max(self.layout(round_index).size for round_index in (1, 2))
+        if self.personal is None or self.config.method.personal != "joint" or self.config.privacy.unit != "pair":
+            return shared
+        return shared + sum(value.numel() for value in self.personal.parameters())
+
     def with_update(
         self, lora: NDArray[np.float64], round_index: int, update: NDArray[np.float64]
     ) -> NDArray[np.float64]:

@@ -87,14 +87,12 @@ def unit_of(events: Sequence[Event]) -> Unit | None:
 
 
 def _unit(event: Event) -> Unit | None:
-    if isinstance(event, NonPrivate):
-        return None
-    return event.unit if isinstance(event, IntegerGaussian) else "pair"
+    return None if isinstance(event, NonPrivate) else event.unit
 
 
 def _with_known_sample(event: Event) -> Event:
     if isinstance(event, PoissonGaussian):
-        return FullBatchGaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
+        return FullBatchGaussian(noise_multiplier=event.noise_multiplier, steps=event.steps, unit=event.unit)
     return replace(event, sample_rate=1.0) if isinstance(event, IntegerGaussian) else event
 
 

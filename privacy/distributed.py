@@ -18,18 +18,21 @@ from privacy.entropy import Entropy
 from privacy.events import Event, IntegerGaussian, NonPrivate, Unit
 
 BETA = 0.6065306597126334  # exp(-1/2): a rounding is redrawn about once in a thousand times, and L2 grows least
+MOVES = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
     """Public constants of a round. Raises ValueError naming the field and its bound.
 
-    unit: what is protected. clip_norm: L2 bound on one unit before rounding.
+    unit: what is protected. clip_norm: L2 bound on one row (a unit's vector) before rounding.
     levels: clip_norm in grid units, so one grid unit is clip_norm / levels.
     dim: coordinates that carry signal; `nulls` more carry noise alone, for attestation.
     total_variance: noise in the sum that the claim counts, in squared grid units.
     clients, lost, colluding: invited; whose share may be missing; whose share the adversary may know.
     sample_rate: of units within a client, 1 where every unit takes part.
+    moves: by how many clip norms one unit can move the sum: 1 where a unit is added or removed (a row of its own), 2
+    where it replaces one clipped gradient by another.
     """
 
     unit: Unit
@@ -42,12 +45,13 @@ class SharePlan:
     lost: int
     colluding: int
     sample_rate: float
+    moves: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 < self.clip_norm < float("inf"):
             raise ValueError(f"clip_norm must be positive and finite, got {self.clip_norm}")
-        if not 2**4 <= self.levels <= 2**24:
-            raise ValueError(f"levels must lie in 2^4..2^24, got {self.levels}")
+        check_levels(self.levels)
+        check_moves(self.moves)
         if self.dim < 1 or self.nulls < 0:
             raise ValueError(f"dim must be at least 1 and nulls at least 0, got {self.dim} and {self.nulls}")
         _ = self.share, self.norm_squared  # their own bounds
@@ -58,9 +62,14 @@ class SharePlan:
         return self.clip_norm / self.levels
 
     @property
-    def norm_squared(self) -> int:
-        """Bound on the squared integer norm of one unit, rounding included."""
+    def row_squared(self) -> int:
+        """Bound on the squared integer norm of one rounded row."""
         return norm_bound_squared(float(self.levels), self.dim, BETA)
+
+    @property
+    def norm_squared(self) -> int:
+        """Bound on the squared integer norm by which one unit moves the sum: the sensitivity that is charged."""
+        return self.moves**2 * self.row_squared
 
     @property
     def share(self) -> int:
@@ -105,7 +114,7 @@ def noised_unit(values: NDArray[np.float64], plan: SharePlan, entropy: Entropy) 
         values,
         clip_norm=plan.clip_norm,
         grid=plan.grid,
-        bound_squared=plan.norm_squared,
+        bound_squared=plan.row_squared,
         keystream=entropy.child("rounding").keystream(),
     )
     return vector, NonPrivate("noise: seeded") if entropy.is_seeded else plan.event()
@@ -114,3 +123,17 @@ def noised_unit(values: NDArray[np.float64], plan: SharePlan, entropy: Entropy) 
 def noise_share(plan: SharePlan, entropy: Entropy) -> NDArray[np.int64]:
     """int64[size]: one client's share, from a fresh keystream. Draw it once per vector that leaves."""
     return DiscreteGaussian(plan.share).sample(plan.size, entropy.keystream())
+
+
+def check_moves(moves: int) -> None:
+    """Raise ValueError unless one unit moves a sum by 1 or 2 clip norms."""
+    if moves not in MOVES:
+        raise ValueError(
+            f"moves must be 1 (a unit is added or removed) or 2 (it replaces one gradient by another), got {moves!r}"
+        )
+
+
+def check_levels(levels: int) -> None:
+    """Raise ValueError unless the clip norm is 2^4..2^24 grid units."""
+    if not 2**4 <= levels <= 2**24:
+        raise ValueError(f"levels must lie in 2^4..2^24, got {levels}")

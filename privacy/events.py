@@ -1,8 +1,8 @@
 """Events: what one client's data went through, described so fully that an accountant needs nothing else.
 
 Meanings never change and unknown events are refused, never guessed. In every event neighbouring data sets differ by
-adding or removing one unit, and the number is per client. The unit is one preference pair, except where an
-`IntegerGaussian` names another; events of different units are never composed. Events of one client compose adaptively:
+adding or removing one unit, and the number is per client. The unit is one preference pair unless an event names
+another; events of different units are never composed. Events of one client compose adaptively:
 what is chosen later may depend on what was released before, but noise multiplier, sample rate and steps must not depend
 on private data or on noisy outputs (PLD bounds are for fixed parameters; `privacy.planned` checks it).
 """
@@ -37,9 +37,11 @@ class PoissonGaussian:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    unit: Unit = "pair"
 
     def __post_init__(self) -> None:
         _check_noise_and_steps(self.noise_multiplier, self.steps)
+        _check_unit(self.unit)
         if not 0.0 < self.sample_rate < 1.0:
             raise ValueError(f"sample_rate must be in (0, 1), got {self.sample_rate}")
 
@@ -50,9 +52,11 @@ class FullBatchGaussian:
 
     noise_multiplier: float
     steps: int
+    unit: Unit = "pair"
 
     def __post_init__(self) -> None:
         _check_noise_and_steps(self.noise_multiplier, self.steps)
+        _check_unit(self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,7 @@ class IntegerGaussian:
             raise ValueError(
                 f"distance_log2 must be finite and at most {LARGEST_DISTANCE_LOG2:g}, got {self.distance_log2}"
             )
-        if self.unit not in UNITS:
-            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
+        _check_unit(self.unit)
 
     @property
     def noise_multiplier(self) -> float:
@@ -132,22 +135,24 @@ _TYPES: dict[str, type[PoissonGaussian | FullBatchGaussian | IntegerGaussian | N
 _REAL = frozenset({"noise_multiplier", "sample_rate", "distance_log2"})
 
 
-def gaussian_event(*, noise_multiplier: float, sample_rate: float, steps: int) -> Event:
+def gaussian_event(*, noise_multiplier: float, sample_rate: float, steps: int, unit: Unit = "pair") -> Event:
     """The event of `steps` DP-SGD steps: full batch at sample rate 1, `NonPrivate` without noise.
 
     Raises ValueError unless noise_multiplier >= 0, 0 < sample_rate <= 1 and steps >= 0 is a whole number.
     """
     event: Event
     if sample_rate == 1.0:
-        event = FullBatchGaussian(noise_multiplier=noise_multiplier, steps=steps)
+        event = FullBatchGaussian(noise_multiplier=noise_multiplier, steps=steps, unit=unit)
     else:
-        event = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps)
+        event = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps, unit=unit)
     return NonPrivate("the noise multiplier is 0") if noise_multiplier == 0.0 else event
 
 
 def event_to_dict(event: Event) -> dict[str, str | int | float]:
-    """The event as plain values, with its type under "type"."""
+    """The event as plain values, with its type under "type". Real noise names its unit where it is not a pair."""
     values = asdict(event)
+    if isinstance(event, PoissonGaussian | FullBatchGaussian) and event.unit == "pair":
+        del values["unit"]  # as in records that are older than the field
     for name in values.keys() & _REAL:
         values[name] = float(values[name])  # one spelling of every number, so that equal events are equal text
     return {"type": type(event).__name__, **values}
@@ -164,7 +169,8 @@ def event_from_dict(values: Mapping[str, object]) -> Event:
     known = set(kind.__dataclass_fields__)
     if extra := sorted(set(fields) - known):
         raise ValueError(f"unknown field {extra[0]!r} of event {type_name}")
-    if missing := sorted(known - set(fields)):
+    optional = {"unit"} if kind in (PoissonGaussian, FullBatchGaussian) else set()
+    if missing := sorted(known - optional - set(fields)):
         raise ValueError(f"event {type_name} lacks field {missing[0]!r}")
     for name in known & _REAL:
         fields[name] = _number(fields[name], name)
@@ -181,6 +187,11 @@ def _check_noise_and_steps(noise_multiplier: float, steps: int) -> None:
     if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0.0):
         raise ValueError(f"noise_multiplier must be finite and at least 0, got {noise_multiplier}")
     _check_whole(steps, "steps", 0)
+
+
+def _check_unit(unit: str) -> None:
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
 
 
 def _check_whole(value: int, name: str, least: int) -> None:

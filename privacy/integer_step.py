@@ -7,24 +7,24 @@ wrong. No parameter moves here; the server applies the mean of the decoded sum.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 
 from .discrete import sum_of_rounded_units
+from .discrete.rounding import Floats
 from .distributed import SharePlan, noise_share
 from .dpsgd import StepReport
 from .entropy import Entropy, Keystream, poisson_sample
 from .errors import PrivacyError, StructureError
 from .events import Event, NonPrivate
+from .rows import backward, check_count, declared_rows, joined, row_gradients, row_norms
 from .sample_log import SampleLog
 from .structure import check_structure, remove_traces
 
@@ -94,54 +94,46 @@ class PairIntegerStep:
         self._drawn = len(chosen)
         return chosen
 
-    def sum(self, batches: Iterable[Batch], losses: Callable[[Batch], Tensor]) -> IntegerSum:
-        """The noised integer sum over the pairs of the sample, in as many physical batches as the caller likes.
+    def sum(
+        self, batches: Iterable[Batch], losses: Callable[[Batch], Tensor], *, rows: int | None = None
+    ) -> IntegerSum:
+        """The noised integer sum over the rows of the sample, in as many physical batches as the caller likes.
 
-        `losses` maps a batch of b > 0 pairs to float[b]. An empty sample gives noise alone, and counts. Raises
-        PrivacyError if the pairs are not those of the sample, or on a second call.
+        `losses` maps a batch of b > 0 rows to float[b]; `rows` as in `privacy.dpsgd.PairDPSGD.step`. An empty sample
+        gives noise alone, and counts. Raises PrivacyError if the rows are not as many as they must be, or on a second
+        call.
         """
         if self._hooks is None or self._drawn is None or self._done:
             raise PrivacyError("sum is taken once, inside the with block, after sample()")
         self._done = True
-        keystream = self._rounding.keystream()
+        keystream, wanted = self._rounding.keystream(), declared_rows(rows, self._drawn, self._plan.moves)
         total, norms = np.zeros(self._plan.dim, np.int64), [np.zeros(0)]
         for batch in batches:
-            rows = self._rows(losses(batch))
-            total += self._rounded(rows, keystream)
-            norms.append(np.linalg.norm(rows, axis=1))
+            matrix = self._rows(losses(batch))
+            total += self._rounded(matrix, keystream)
+            norms.append(row_norms(matrix))
         seen = np.concatenate(norms)
-        if len(seen) != self._drawn:
-            raise PrivacyError(f"the sample has {self._drawn} pairs but the step was given {len(seen)}")
+        check_count(len(seen), wanted)
         share = noise_share(self._plan, self._noise)
         vector = share.copy()
         vector[: self._plan.dim] += total
         event: Event = NonPrivate("noise: seeded") if self._seeded else self._plan.event()
         return IntegerSum(vector, event, self._report(seen, total, share))
 
-    def _rows(self, losses: Tensor) -> NDArray[np.float64]:
-        """float64[pairs, dim]: the gradient of each pair over all parameters, in their order."""
-        if losses.dim() != 1 or len(losses) == 0:
-            raise PrivacyError(f"losses must be one number per pair, shape [pairs], got {tuple(losses.shape)}")
-        with warnings.catch_warnings():  # the first layer's input needs no gradient; its hook fires all the same
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            torch.autograd.backward(losses.sum())
-        parts = []
-        for name, parameter in self._params:
-            found, wanted = getattr(parameter, "grad_sample", None), (len(losses), *parameter.shape)
-            if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
-                shape = tuple(found.shape) if isinstance(found, Tensor) else None
-                raise StructureError(f"{name}: gradients per pair have shape {shape}, not {wanted}")
-            parts.append(found.detach().to("cpu", torch.float64).reshape(len(losses), -1).numpy())
+    def _rows(self, losses: Tensor) -> Floats:
+        """float[rows, dim]: the gradient of each row over all parameters, in their order."""
+        matrix = joined(row_gradients(self._params, backward(losses)))
+        for _, parameter in self._params:
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        return np.concatenate(parts, axis=1)
+        return matrix
 
-    def _rounded(self, rows: NDArray[np.float64], keystream: Keystream) -> NDArray[np.int64]:
+    def _rounded(self, rows: Floats, keystream: Keystream) -> NDArray[np.int64]:
         return sum_of_rounded_units(
             rows,
             clip_norm=self._plan.clip_norm,
             grid=self._plan.grid,
-            bound_squared=self._plan.norm_squared,
+            bound_squared=self._plan.row_squared,
             keystream=keystream,
         )
 

@@ -225,8 +225,8 @@ class Ledger:
         if changed and not reason:
             raise LedgerMismatch(
                 f"{path}: has budget {found.budget_epsilon:g} at delta {found.delta:g}, not "
-                f"{wanted.budget_epsilon:g} at {wanted.delta:g}; a change must be given a reason "
-                "(privacy.raise_budget_reason), which is recorded"
+                f"{wanted.budget_epsilon:g} at {wanted.delta:g}; a change must be given a reason, "
+                "which is recorded (`reason`; privacy.raise_budget_reason in a configuration)"
             )
         self._file.repair(wanted, Signer(wanted.public_key) if wanted.public_key else None)
         if changed and reason:

@@ -124,6 +124,7 @@ class PrivacySection(Section):
 
     unit: Literal["pair", "client", "none"] = "pair"
     noise: Literal["local", "distributed"] = "local"  # distributed: each client adds a share, the sum carries it all
+    arithmetic: Literal["float", "integer"] | None = None  # of sum and noise (null: integer; clip only: float)
     epsilon: float | None = None  # the budget; inf: clip only; exactly one of epsilon and noise_multiplier
     delta: float = Field(1.0e-5, gt=0, lt=1)
     noise_multiplier: float | None = Field(None, ge=0)
@@ -132,7 +133,7 @@ class PrivacySection(Section):
     expected_batch: float | None = Field(None, gt=0, allow_inf_nan=False)  # null: sample_rate * data.pairs_per_client
     lost: int | None = Field(None, ge=0)  # distributed: most shares that may be missing (null: a tenth, at least 1)
     colluding: int = Field(1, ge=0)  # distributed: most clients that may help the adversary; 1 covers a curious client
-    levels: int = Field(65536, ge=16, le=2**24)  # distributed: clip_norm in units of the integer grid
+    levels: int = Field(65536, ge=16, le=2**24)  # integer noise: clip_norm in units of its grid
     null_coordinates: int = Field(64, ge=0, le=100_000)  # distributed: coordinates that carry noise alone
     ledger_root: str | None = None
     insecure_seed: int | None = None  # tests only: reproducible noise, epsilon infinite

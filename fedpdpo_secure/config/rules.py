@@ -6,7 +6,7 @@ Everything here is decided from public values alone: no row of data and no model
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.config.models import Config
@@ -14,6 +14,7 @@ from secagg import FixedPoint, Stage, default_threshold
 from secagg.solver import GraphParameters
 
 BUILTIN_DATA = "builtin:synthetic"
+ARITHMETIC: Literal["float", "integer"] = "integer"  # of local noise, unless chosen: measured in docs/integer-noise.md
 SIZE_REASON = "the declared public size data.pairs_per_client"
 
 
@@ -27,6 +28,7 @@ def resolve(config: Config) -> Config:
     _check_federation(config)  # before what is derived from its size
     config = _with_sizes(config)
     config = _with_personal(config)
+    config = _with_arithmetic(config)
     for rule in (_check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
         rule(config)
     return config
@@ -85,6 +87,23 @@ def _with_personal(config: Config) -> Config:
         serving["epochs"] = 5 if personal in ("frozen", "joint") else 0
     rate = config.dpo.learning_rate or (0.3 if private else 1.0e-3)
     return _fill(config, method={"personal": personal}, serving=serving, dpo={"learning_rate": rate})
+
+
+def _with_arithmetic(config: Config) -> Config:
+    """Real numbers or integers under the noise; clip only has no integer noise, shares have no other."""
+    privacy = config.privacy
+    if privacy.unit == "none":
+        return config
+    if privacy.noise == "distributed":
+        if privacy.arithmetic == "float":
+            raise ConfigError(
+                "privacy.arithmetic: float has no meaning with distributed noise, whose shares are integers"
+            )
+        return _fill(config, privacy={"arithmetic": "integer"})
+    clip_only = privacy.noise_multiplier == 0 or privacy.epsilon == math.inf
+    if clip_only and privacy.arithmetic == "integer":
+        raise ConfigError("privacy.arithmetic: integer adds noise; clip only (epsilon inf) is a run with float")
+    return _fill(config, privacy={"arithmetic": privacy.arithmetic or ("float" if clip_only else ARITHMETIC)})
 
 
 def _check_federation(config: Config) -> None:

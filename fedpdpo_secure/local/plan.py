@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.objective import ObjectivePlan, warmed_gamma
+from fedpdpo_secure.shares import integer_locally
 from privacy.distributed import SharePlan
-from privacy.dpsgd import DPStepPlan
+from privacy.dpsgd import DPStepPlan, StepPlan
 from privacy.events import Event
+from privacy.integer_sgd import IntegerStepPlan
 
 
 class NonFiniteError(RuntimeError):
@@ -32,7 +34,7 @@ class LocalPlan:
     micro_batch: int
     max_grad_norm: float
     seed: int  # of the batch order without DP; the Poisson sample never uses it
-    dp: DPStepPlan | None = None
+    dp: StepPlan | None = None  # local noise, in real numbers or in integers
     shares: SharePlan | None = None  # distributed noise: one step per round, or the whole update
 
 
@@ -62,13 +64,23 @@ def objective_plan(config: Config, round_index: int) -> ObjectivePlan:
 
 
 def local_plan(
-    config: Config, round_index: int, noise_multiplier: float, shares: SharePlan | None = None
+    config: Config,
+    round_index: int,
+    noise_multiplier: float,
+    shares: SharePlan | None = None,
+    *,
+    integer: IntegerStepPlan | None = None,
 ) -> LocalPlan:
-    """The plan of round `round_index` for every client."""
+    """The plan of round `round_index` for every client: noise in shares, in integers, or real with the multiplier.
+
+    Raises ValueError for a run in integers without their plan, unless nothing is noised (multiplier 0).
+    """
     dpo, privacy = config.dpo, config.privacy
     assert dpo.learning_rate is not None  # filled in by the configuration's rules
-    dp = None
-    if privacy.unit == "pair" and shares is None and config.method.name != "local":
+    if integer_locally(config) and integer is None and noise_multiplier > 0:
+        raise ValueError("integer: a run in integers needs the budget's integer plan")
+    dp: StepPlan | None = integer
+    if privacy.unit == "pair" and shares is None and integer is None and config.method.name != "local":
         assert privacy.expected_batch is not None
         dp = DPStepPlan(
             clip_norm=privacy.clip_norm,

@@ -20,7 +20,7 @@ from privacy.accounting import epsilon
 from privacy.events import Event
 
 from .result import AuditResult, Verdict
-from .tradeoff import NoiseFamily
+from .tradeoff import LEAST_SCALE, NoiseFamily
 
 _FAMILIES = 5  # of tests that share the error probability: scale, scale by round, shape, two kinds of reuse
 _SHAPE_NEEDS = 1000  # coordinates; below, the kurtosis test is not accurate in the tails
@@ -123,7 +123,8 @@ def attest_noise(
 def noise_result(report: NoiseReport, *, events: Sequence[Event], delta: float, least_share: float) -> AuditResult:
     """The report as an audit of `events`, whose noise is what was measured.
 
-    The lower bound is epsilon of the same events with the noise at its upper limit. `least_share` is the deficit that
+    The lower bound is epsilon of the same events with the noise at its upper limit, or at a sixth of the claim if that
+    is more: a larger limit holds too. `least_share` is the deficit that
     must be detectable, as a share of the claimed deviation: where it is not, the audit is inconclusive.
     """
     claim = epsilon(events, delta).epsilon
@@ -138,7 +139,7 @@ def noise_result(report: NoiseReport, *, events: Sequence[Event], delta: float, 
         "coordinates": report.coordinates,
         "detectable_share": report.detectable,
         "largest_correlation": report.correlation,
-        "findings": "; ".join(report.findings),
+        "findings": _first(report.findings),
     }
     return AuditResult(
         name="noise attestation",
@@ -148,9 +149,14 @@ def noise_result(report: NoiseReport, *, events: Sequence[Event], delta: float, 
         verdict="violation" if report.findings else verdict,
         rule="chi-square limits on scale, overall and by round; kurtosis; correlation within and between rounds",
         assumes="the claimed mechanism with the noise scale that was measured",
-        lower_bound=family.epsilon(report.upper / report.claimed, delta) if report.upper > 0.0 else math.inf,
+        lower_bound=family.epsilon(max(report.upper / report.claimed, LEAST_SCALE), delta),
         details=details,
     )
+
+
+def _first(findings: Sequence[str], shown: int = 3) -> str:
+    more = len(findings) - shown
+    return "; ".join([*findings[:shown], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _freedom(size: int, excess_kurtosis: float) -> float:

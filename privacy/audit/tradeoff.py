@@ -26,6 +26,7 @@ TradeOff: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _RATIO = 1.01  # neighbouring scales: the resolution of every inversion
 _LOWEST, _HIGHEST = -180, 320  # powers of it: scales from 1/6 to 24
+LEAST_SCALE = _RATIO**_LOWEST  # below it no curve is computed: there is next to no noise
 _LINES = 400  # tangents that make up a curve; fewer only lower it
 _TAIL = 1e-12  # tangents reach the epsilon of this delta
 _COARSER = 2  # curves on grids 2^2 times coarser than reports: measured to move epsilon by less than 1e-4 of itself

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments.round_table import TABLE_WIDTH, column_lines, narrow_line, round_line
+from experiments.round_table import column_lines, narrow_line, round_line, table_width
 from experiments.tables import count_of, number
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import (
@@ -142,16 +143,27 @@ def test_in_the_table_local_numbers_stand_right_of_the_bar_and_epsilon_has_its_c
     assert NOT_PRIVATE in column_lines(make_info(unit="none", projected=None))[0]
 
 
+def test_columns_by_adversary_are_shown_where_noise_is_shared_and_only_there() -> None:
+    report = replace(make_report(noise="distributed"), epsilon_own=17.5, epsilon_sum=2.875)
+    titles, line = column_lines(make_info(noise="distributed"))[1], round_line(report)
+    assert len(line) == len(titles)
+    for title, value in (("own", "17.500"), ("sum", "2.875"), ("spent", "3.250")):
+        assert line[: titles.index(title) + len(title)].endswith(value)
+    assert " own" not in column_lines(make_info())[1] and "17.500" not in round_line(replace(report, noise="local"))
+    assert from_json(to_json(report)).epsilon_own == 17.5
+
+
 def test_a_narrow_table_leaves_out_only_the_columns_it_names_and_keeps_its_bar() -> None:
-    wide, narrow = (column_lines(make_info(), narrow=narrow)[1] for narrow in (False, True))
-    assert len(wide) == TABLE_WIDTH
-    titles = narrow_line().split(":")[0].split(", ")
-    assert all(title in wide and title not in narrow for title in titles)
-    assert "spent" in narrow
-    for report in (make_report(), make_report(unit="none", noise="none", epsilon=None)):
-        line = round_line(report, narrow=True)
-        assert len(line) == len(narrow)
-        assert line.index(" | ") == narrow.index(" | ")
+    for info in (make_info(), make_info(noise="distributed")):
+        wide, narrow = (column_lines(info, narrow=narrow)[1] for narrow in (False, True))
+        assert len(wide) == table_width(info)
+        titles = narrow_line(info).split(":")[0].split(", ")
+        assert all(title in wide and title not in narrow for title in titles)
+        assert "spent" in narrow
+        for report in (make_report(noise=info.noise), make_report(noise=info.noise, epsilon=None)):
+            line = round_line(report, narrow=True)
+            assert len(line) == len(narrow)
+            assert line.index(" | ") == narrow.index(" | ")
 
 
 def test_a_positive_number_never_reads_as_zero() -> None:
@@ -163,7 +175,7 @@ def test_a_positive_number_never_reads_as_zero() -> None:
         "0.250",
     ]
     assert number(1e-9, 4) == "<0.0001"
-    assert len(round_line(make_report(epsilon=1e-6))) == TABLE_WIDTH
+    assert len(round_line(make_report(epsilon=1e-6))) == table_width(make_info())
 
 
 def test_one_is_singular() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from experiments import train_view
 from experiments.cli import main
+from fedpdpo_secure.claims import REJECTED
 from fedpdpo_secure.config import Config, dump_config, load_config
 from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.report import NOT_PRIVATE, RunResult
-from privacy.errors import BudgetExceeded
+from privacy.errors import AdaptiveParameters, BudgetExceeded
 from secagg import TooFewSurvivors
 from tests.experiments.test_report import make_info, make_report
 
@@ -94,6 +95,35 @@ def raising(error: BaseException) -> Behaviour:
         raise error
 
     return behave
+
+
+def test_the_end_names_the_statement_the_plan_the_sampler_and_what_is_served(
+    run: FakeRun, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def behave(config: Config, resume: bool, progress: Progress) -> RunResult:
+        statement = Path(config.output_dir) / "privacy_statement.json"
+        told = {"statement": statement, "plan_digest": "ab" * 32, "served": "pooled adapter", "sampler": REJECTED}
+        return replace(good_run(config, resume, progress), **told)
+
+    run.behaviour = behave
+    assert main(["train", str(config_file), "--json"]) == 0
+    text = capsys.readouterr().out
+    values = last_json(text)
+    assert values["statement"].endswith("privacy_statement.json") and values["plan_digest"] == "ab" * 32
+    assert text.count("privacy statement: ") == 1 and "privacy_statement.md" in text
+    assert "pooled adapter" in text and "serving copy" not in text
+    footer = text[text.index("epsilon: one preference pair") :]
+    assert REJECTED in footer and "Poisson" not in footer
+
+
+def test_a_round_that_is_not_as_planned_is_a_failed_verification(
+    run: FakeRun, config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.behaviour = raising(AdaptiveParameters("round 2: planned A, but B was done"))
+    assert main(["train", str(config_file), "--json"]) == 6
+    captured = capsys.readouterr()
+    assert "plan.json" in captured.err and "round 2: planned A" in captured.err
+    assert last_json(captured.out)["rounds"] == 1
 
 
 def test_a_finished_run_ends_with_the_promised_keys(

@@ -39,7 +39,12 @@ def values(tmp_path: Path) -> dict[str, object]:
         "dataset_name": "pairs.jsonl",
         "data": {"id": "owned", "partition": "site", "pairs_per_client": 60},
         "federation": {"clients": 3, "rounds": 3, "local_steps": 1},
-        "privacy": {"noise_multiplier": 4.0, "sample_rate": 1.0, "ledger_root": str(tmp_path / "ledgers")},
+        "privacy": {
+            "noise_multiplier": 4.0,
+            "arithmetic": "float",
+            "sample_rate": 1.0,
+            "ledger_root": str(tmp_path / "ledgers"),
+        },
     }
 
 

@@ -22,6 +22,7 @@ from fedpdpo_secure.pairs.packing import TokenPair, collate
 from fedpdpo_secure.pairs.store import PairStore
 from privacy.dpsgd import DPStepPlan
 from privacy.entropy import Entropy
+from privacy.integer_sgd import IntegerStepPlan
 from tests.fed.builders import ARCHITECTURES, small_config, small_model, token_pairs, write_pairs
 
 PARTS = PersonalPlan(bottleneck=True, lm_head="low_rank", reward_head=True)
@@ -54,16 +55,24 @@ def referenced(backbone: Backbone, pairs: list[TokenPair]) -> list[TokenPair]:
 
 
 def released_sum(
-    tmp: Path, policy: Policy, parameters: list, pairs: list[TokenPair], *, micro: int = 3, noise: float = 0.0
+    tmp: Path,
+    policy: Policy,
+    parameters: list,
+    pairs: list[TokenPair],
+    *,
+    micro: int = 3,
+    noise: float = 0.0,
+    integer: IntegerStepPlan | None = None,
+    entropy: Entropy | None = None,
 ) -> np.ndarray:
     """The sum one full-batch step releases, read off the parameters' movement; they are put back."""
     write_pairs(tmp, "c", pairs)
     store = PairStore(tmp, "c", "train")
     store.write_reference(np.array([pair.reference for pair in pairs], np.float32).reshape(-1, 2))
-    dp = DPStepPlan(clip_norm=CLIP, noise_multiplier=noise, sample_rate=1.0, expected_batch=2.0, learning_rate=1.0)
-    plan = LocalPlan(1, 1, OBJECTIVE, 1.0, 1.0, 16, micro, 1.0, 0, dp)
+    real = DPStepPlan(clip_norm=CLIP, noise_multiplier=noise, sample_rate=1.0, expected_batch=2.0, learning_rate=1.0)
+    plan = LocalPlan(1, 1, OBJECTIVE, 1.0, 1.0, 16, micro, 1.0, 0, integer or real)
     before = flatten(parameters)
-    train_private(policy, parameters, store, plan, with_reward=True, entropy=Entropy.os())
+    train_private(policy, parameters, store, plan, with_reward=True, entropy=entropy or Entropy.os())
     moved = (before - flatten(parameters)) * 2.0 * CLIP  # learning rate 1, divisor expected_batch * clip_norm
     assign(parameters, before)
     return moved
@@ -132,6 +141,48 @@ def test_one_more_pair_moves_the_released_sum_by_at_most_the_clip_norm(tmp_path,
         rest = pairs[:left_out] + pairs[left_out + 1 :]
         without = released_sum(tmp_path / f"without{left_out}", policy, parameters, rest)
         assert np.linalg.norm(whole - without) <= CLIP * (1 + 1e-4)
+
+
+def integer_plan(parameters: list, levels: int) -> IntegerStepPlan:
+    return IntegerStepPlan(
+        clip_norm=CLIP,
+        levels=levels,
+        dim=sum(value.numel() for _, value in parameters),
+        variance=16,
+        sample_rate=1.0,
+        expected_batch=2.0,
+        learning_rate=1.0,
+    )
+
+
+@pytest.mark.parametrize("personal", [False, True], ids=["lora", "lora+personal"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_integer_step_is_the_same_sum_up_to_its_rounding_and_noise(tmp_path, architecture, personal) -> None:
+    backbone, policy = make_policy(architecture)
+    pairs = referenced(backbone, token_pairs(7))
+    parameters = named(policy, backbone, "AB", personal)
+    plan = integer_plan(parameters, 2**20)
+    found = released_sum(tmp_path, policy, parameters, pairs, integer=plan)
+    error = found - oracle_sum(policy, parameters, pairs)
+    # Noise of variance 16 and 7 roundings of at most 1/4 a coordinate; float32 parameters round too.
+    assert np.linalg.norm(error) < 2 * plan.grid * np.sqrt((16 + 7 / 4) * plan.dim) + 1e-5
+
+
+@pytest.mark.parametrize("personal", [False, True], ids=["frozen", "joint"])
+def test_one_more_pair_moves_the_integers_by_at_most_the_charged_norm(tmp_path, personal) -> None:
+    """Neighbours under the same coins and noise: seeded streams, and the longest pair comes last, in its own batch."""
+    backbone, policy = make_policy("llama")
+    pairs = referenced(backbone, token_pairs(9, seed=4))
+    pairs.sort(key=lambda pair: len(pair.prompt) + len(pair.chosen) + len(pair.rejected))
+    parameters = named(policy, backbone, "AB", personal)
+    plan = integer_plan(parameters, 4096)
+    released = [
+        released_sum(tmp_path / str(count), policy, parameters, some, micro=1, integer=plan, entropy=Entropy.seeded(3))
+        for count, some in ((9, pairs), (8, pairs[:-1]))
+    ]
+    moved = (released[0] - released[1]) / plan.grid
+    assert np.abs(moved - np.rint(moved)).max() < 0.01  # float32 parameters
+    assert 0.5 * plan.levels**2 < np.rint(moved) @ np.rint(moved) <= plan.norm_squared
 
 
 def naive_sum(tmp: Path, pairs: list[TokenPair]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.cli import main
 from fedpdpo_secure import round as round_module
 from fedpdpo_secure.artefacts import RunFolderError
 from fedpdpo_secure.checkpoint import load_checkpoint
@@ -24,6 +25,8 @@ from fedpdpo_secure.task import FedPDPO
 from privacy.accounting import epsilon
 from privacy.events import gaussian_event
 from privacy.ledger_view import verify_dir
+from secagg.transcript import read_transcript, transcript_path
+from secagg.transcript_check import check
 from tests.fed.runs import FREE, Recorder, run
 
 SMALL = {
@@ -56,7 +59,7 @@ def test_two_private_runs_of_one_configuration_differ(tmp_path) -> None:
 
 
 def test_a_round_cut_after_its_reservation_stays_charged_and_the_budget_holds(tmp_path) -> None:
-    private = {"privacy": {"epsilon": 8}, **SMALL}
+    private = {"privacy": {"epsilon": 8, "arithmetic": "float"}, **SMALL}
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, **private, progress=Recorder(stop_at=(2, 1)))
     recorder = Recorder()
@@ -170,6 +173,23 @@ def test_a_loss_that_is_not_finite_stops_a_run_without_privacy(tmp_path, monkeyp
         run(tmp_path, **FREE, **SMALL)
 
 
+def test_every_round_reports_the_head_of_its_transcript_and_another_one_is_found_out(tmp_path) -> None:
+    for name in ("run", "other"):
+        run(tmp_path / name, **SMALL)
+    for report in read_reports(tmp_path / "run"):
+        lines = read_transcript(transcript_path(tmp_path / "run" / "transcript", report.round_index))
+        assert check(lines).head == report.transcript_head
+    assert main(["transcript", "verify", str(tmp_path / "run"), "--quiet"]) == 0
+    other = transcript_path(tmp_path / "other" / "transcript", 2).read_bytes()  # as sound, of as many and as long
+    transcript_path(tmp_path / "run" / "transcript", 2).write_bytes(other)
+    assert main(["transcript", "verify", str(tmp_path / "run"), "--quiet"]) == 6
+
+
+def test_a_run_without_transcripts_reports_no_head(tmp_path) -> None:
+    run(tmp_path, **FREE, **SMALL, secagg={"transcript": False})
+    assert {report.transcript_head for report in read_reports(tmp_path)} == {None}
+
+
 def test_an_output_folder_that_holds_a_run_is_refused(tmp_path) -> None:
     run(tmp_path, **FREE, **SMALL)
     with pytest.raises(RunFolderError, match="--resume"):
@@ -213,6 +233,8 @@ def test_joint_and_unsound_personal_parts_train_and_only_joint_is_private(tmp_pa
 MEMORY = """
 import json, resource, sys
 sys.path.insert(0, sys.argv[1])
+from secagg.transcript import read_transcript, transcript_path
+from secagg.transcript_check import check
 from tests.fed.runs import FREE, run
 from pathlib import Path
 clients, pairs = int(sys.argv[3]), int(sys.argv[4])

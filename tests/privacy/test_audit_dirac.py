@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import privacy.dpsgd
-import privacy.optimizer
+import privacy.step_noise
 from privacy.accounting import epsilon
 from privacy.audit.bounds import accuracy_scale, count
 from privacy.audit.dirac import DiracRun, audit_dirac, dirac_noise, dirac_rule, run_dirac
@@ -149,7 +149,7 @@ def test_a_clip_of_the_batch_mean_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
         norms = torch.zeros(len(grad_samples[0]), dtype=torch.float64)
         return ClippedSum(tuple(part * rows for part in clipped.sums), clip_norm, norms, norms)
 
-    monkeypatch.setattr(privacy.optimizer, "clip_and_sum", clip_the_mean)
+    monkeypatch.setattr(privacy.step_noise, "clip_and_sum", clip_the_mean)
     caught(attack())
 
 
@@ -160,7 +160,7 @@ def test_each_response_clipped_alone_is_caught(monkeypatch: pytest.MonkeyPatch) 
         half = clip_and_sum([g / 2 for g in grad_samples], clip_norm)
         return ClippedSum(tuple(2 * part for part in half.sums), clip_norm, half.norms, half.clipped_norms)
 
-    monkeypatch.setattr(privacy.optimizer, "clip_and_sum", clip_halves)
+    monkeypatch.setattr(privacy.step_noise, "clip_and_sum", clip_halves)
     caught(attack())
 
 

@@ -76,7 +76,7 @@ def test_one_pair_more_moves_the_integer_sum_by_at_most_the_charged_norm() -> No
     """Neighbours under the same coins: samples, rounding and shares are those of the same secret streams."""
     plan = make_plan(sample_rate=1.0)
     for seed in range(20):
-        rows = gradients(seed, scale=10.0**(seed % 4 - 2))
+        rows = gradients(seed, scale=10.0 ** (seed % 4 - 2))
         with_pair = step_on(rows, plan, Entropy.seeded(seed)).vector
         without = step_on(rows[:-1], plan, Entropy.seeded(seed)).vector  # the last pair, so that coins stay aligned
         moved = with_pair - without
