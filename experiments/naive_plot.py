@@ -31,11 +31,12 @@ def plot_rows(rows: Sequence[Row], folder: Path) -> list[Path]:
     settings = list(dict.fromkeys(row.setting for row in rows))
     settings.sort(key=lambda name: not name.startswith("toy"))
     top = _HEADROOM * max(max(row.direct for row in rows), 1.5 * max(row.claim for row in rows))
+    most = max(sum(row.setting == setting for row in rows) for setting in settings)
     figure = Figure(figsize=(1.0 + 3.1 * len(settings), 4.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(settings), squeeze=False, sharey=True)[0]
     for panel, setting in zip(panels, settings, strict=True):
-        _draw(panel, [row for row in rows if row.setting == setting], top)
+        _draw(panel, [row for row in rows if row.setting == setting], top, most)
     panels[0].set_ylabel("epsilon for one pair", fontsize=11)
     confidence = rows[0].confidence
     figure.suptitle("The same claim, attacked: personal parts trained without noise break it", fontsize=12.5)
@@ -53,7 +54,7 @@ def plot_rows(rows: Sequence[Row], folder: Path) -> list[Path]:
     return paths
 
 
-def _draw(panel: Axes, rows: Sequence[Row], top: float) -> None:
+def _draw(panel: Axes, rows: Sequence[Row], top: float, most: int) -> None:
     for place, row in enumerate(rows):
         color = _NAIVE if row.scheme == "naive" else _SOUND
         if row.gaussian is not None:
@@ -64,18 +65,20 @@ def _draw(panel: Axes, rows: Sequence[Row], top: float) -> None:
                     place, top * 0.965, f"{row.gaussian:.0f} \u2191", ha="center", va="top", fontsize=9, color=color
                 )
         panel.bar(place, row.direct, 0.46, color=color)
-        _label(panel, place, row.direct, top)
+        _label(panel, place, row, top)
     panel.axhline(rows[0].claim, color=_CLAIM, linestyle="--", linewidth=1.3)
     panel.set_xticks(range(len(rows)), [row.scheme for row in rows], fontsize=10)
     panel.set_title(f"{rows[0].setting}\n{rows[0].runs:,} runs each", fontsize=10.5)
     panel.set_ylim(0, top)
-    panel.set_xlim(-0.6, len(rows) - 0.4)
+    panel.set_xlim(-0.6, most - 0.4)  # bars of one width in all panels
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _label(panel: Axes, place: int, value: float, top: float) -> None:
-    """The value in the middle of its bar, or above one too low for it."""
+def _label(panel: Axes, place: int, row: Row, top: float) -> None:
+    """The bound that assumes nothing, in the middle of its bar or above one too low for it."""
+    value, outline = row.direct, row.gaussian or 0.0
     inside = value > 0.12 * top
-    height, color = (value / 2, "white") if inside else (value + 0.01 * top, _CLAIM)
+    above = outline if value < outline < value + 0.08 * top else value  # clear of the outlined bar's edge
+    height, color = (value / 2, "white") if inside else (above + 0.01 * top, _CLAIM)
     vertical = "center" if inside else "bottom"
     panel.text(place, height, f"{value:.2f}", ha="center", va=vertical, fontsize=9, color=color)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from experiments.tables import count_of, number, plain_lines, size
+from experiments.task_columns import TASKS, Column
 from fedpdpo_secure.progress import RunInfo
-from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, RoundReport, RunResult
+from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, SHARED_ALONE, RoundReport, RunResult
 
 UNIT_WORDS = {
     "pair": "one preference pair",
@@ -18,45 +18,27 @@ UNIT_WORDS = {
 Line = tuple[str, str | None]  # text and its style on a terminal
 
 
-class _Column(NamedTuple):
-    title: str
-    width: int
-    metric: str = ""  # of a round's local metrics
-    wide_only: bool = False  # left out where the terminal is too narrow for all
-
-
-_PLAIN_COLUMNS = (_Column("rnd", 4), _Column("clients", 8), _Column("drop", 5), _Column("rec", 4), _Column("steps", 6))
+_PLAIN_COLUMNS = (Column("rnd", 4), Column("clients", 8), Column("drop", 5), Column("rec", 4), Column("steps", 6))
 _EPSILON_COLUMNS = (  # joined where no epsilon holds
-    _Column("eps +", 7),
-    _Column("spent", 7),
-    _Column("left", 7),
-    _Column("PLD", 7, wide_only=True),
-    _Column("RDP", 7, wide_only=True),
+    Column("eps +", 7),
+    Column("spent", 7),
+    Column("left", 7),
+    Column("PLD", 7, wide_only=True),
+    Column("RDP", 7, wide_only=True),
 )
 _ADVERSARY_COLUMNS = (  # where noise is shared: other adversaries than the claim's
-    _Column("own", 7, wide_only=True),
-    _Column("sum", 7, wide_only=True),
+    Column("own", 7, wide_only=True),
+    Column("sum", 7, wide_only=True),
 )
-_COST_COLUMNS = (_Column("noise x", 8, wide_only=True), _Column("public", 8), _Column("upload", 9))
-_LOCAL_COLUMNS = (
-    _Column("impl", 6, "accuracy_implicit"),
-    _Column("expl", 6, "accuracy_explicit"),
-    _Column("comb", 6, "accuracy_combined"),
-    _Column("worst", 6, "worst_accuracy"),
-    _Column("margin", 8, "rewards/margins"),
-    _Column("clip%", 6, "clip_fraction"),
-    _Column("snr", 7, "snr", wide_only=True),
-    _Column("empty", 6, "empty_batches", wide_only=True),
-)
+_COST_COLUMNS = (Column("noise x", 8, wide_only=True), Column("public", 8), Column("upload", 9))
 _TIME_WIDTH = 7  # local too: it depends on sample sizes and lengths of private pairs
-_PARTS = ("accuracy_implicit", "accuracy_explicit", "accuracy_combined", "rewards/margins")
 
 
 def header_lines(info: RunInfo) -> list[Line]:
     """What runs and what is claimed for it."""
     steps = "one pass" if info.local_steps is None else count_of(info.local_steps, "local step")
     lines: list[Line] = [
-        (f"{info.task} by method {info.method}, personal parts {info.personal}, on {info.device}", "bold"),
+        (f"{info.task} by method {info.method}{_personal(info)}, on {info.device}", "bold"),
         (f"  model       {info.model}, {info.parameters:,} shared parameters", None),
         (f"  data        {info.dataset}{' (public)' if info.public_data else ''}", None),
         (f"  federation  {info.clients} clients, {count_of(info.rounds, 'round')}, {steps} a round", None),
@@ -73,7 +55,8 @@ def header_lines(info: RunInfo) -> list[Line]:
         lines.append((f"  privacy     {NOT_PRIVATE}: {_reason(info)}", "bold red"))
     if info.unit != "none":
         divisor = "" if info.expected_batch is None else f", divisor {info.expected_batch:g} (public)"
-        scale = f"{info.noise_multiplier:.4g} times the clip norm {info.clip_norm:g}"
+        moves = "" if info.moves == 1 else "twice "  # one question turns one clipped gradient into another
+        scale = f"{info.noise_multiplier:.4g} times {moves}the clip norm {info.clip_norm:g}"
         lines += [
             (f"  sampler     {info.sampler}{divisor}", None),
             (f"  noise       {scale}, added by {info.noise_by}", None),
@@ -91,23 +74,27 @@ def header_lines(info: RunInfo) -> list[Line]:
     return lines
 
 
+def _personal(info: RunInfo) -> str:
+    return f", personal parts {info.personal}" if info.task == "fedpdpo" else ""
+
+
 def table_width(info: RunInfo) -> int:
     """Columns of a terminal that shows the whole table of this run."""
     released = _released_columns(info.noise)
-    return sum(column.width for column in (*released, *_LOCAL_COLUMNS)) + len(" | ") + _TIME_WIDTH
+    return sum(column.width for column in (*released, *TASKS[info.task].local)) + len(" | ") + _TIME_WIDTH
 
 
 def narrow_line(info: RunInfo) -> str:
     """What a narrow table leaves out, and where it is."""
-    titles = [column.title for column in (*_released_columns(info.noise), *_LOCAL_COLUMNS) if column.wide_only]
+    titles = [column.title for column in (*_released_columns(info.noise), *TASKS[info.task].local) if column.wide_only]
     return f"{', '.join(titles)}: in rounds.csv (a terminal of {table_width(info)} columns shows them here)"
 
 
-def _epsilon_columns(noise: str) -> tuple[_Column, ...]:
+def _epsilon_columns(noise: str) -> tuple[Column, ...]:
     return (*_EPSILON_COLUMNS, *(_ADVERSARY_COLUMNS if noise == "distributed" else ()))
 
 
-def _released_columns(noise: str) -> tuple[_Column, ...]:
+def _released_columns(noise: str) -> tuple[Column, ...]:
     return (*_PLAIN_COLUMNS, *_epsilon_columns(noise), *_COST_COLUMNS)
 
 
@@ -115,7 +102,8 @@ def column_lines(info: RunInfo, *, narrow: bool = False) -> list[str]:
     """The two head lines of the per-round table; `narrow` leaves out the columns that `narrow_line` names."""
     columns = _released_columns(info.noise)
     left = _cells([column.title for column in columns], columns, narrow)
-    right = _cells([column.title for column in _LOCAL_COLUMNS], _LOCAL_COLUMNS, narrow) + "time".rjust(_TIME_WIDTH)
+    local = TASKS[info.task].local
+    right = _cells([column.title for column in local], local, narrow) + "time".rjust(_TIME_WIDTH)
     claim = f"epsilon of the worst client, delta {info.delta:g}" if info.private else NOT_PRIVATE
     return [f"{f'released ({claim})':^{len(left)}} | {LOCAL:^{len(right)}}".rstrip(), f"{left} | {right}"]
 
@@ -147,11 +135,12 @@ def round_line(report: RoundReport, *, narrow: bool = False) -> str:
         left += NOT_PRIVATE.center(len(_cells([""] * len(columns), columns, narrow)))
     cost = (
         number(report.noise_multiplier),
-        number(report.released.get("accuracy_implicit")),
+        number(report.released.get(TASKS[report.task].public)),
         size(report.upload_bytes),
     )
     left += _cells(cost, _COST_COLUMNS, narrow)
-    right = _cells([_local(report.local, column.metric) for column in _LOCAL_COLUMNS], _LOCAL_COLUMNS, narrow)
+    local = TASKS[report.task].local
+    right = _cells([_local(report.local, column.metric) for column in local], local, narrow)
     return f"{left} | {right}{f'{report.seconds:.1f}s'.rjust(_TIME_WIDTH)}"
 
 
@@ -178,7 +167,7 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
     elif info.unit != "none":
         lines.append((f"  {NOT_PRIVATE}: {_reason(info)}", "bold red"))
     lines.append((f"  right of the bar: means over clients in this simulation, {LOCAL}", None))
-    lines += [(f"  {text}", None) for text in _legend(reports)]
+    lines += [(f"  {text}", None) for text in _legend(info.task, reports)]
     if result.public_data:
         lines.append(("  public data: budgets of several runs are not composed", None))
     return lines
@@ -186,14 +175,15 @@ def footer_lines(info: RunInfo, reports: Sequence[RoundReport], result: RunResul
 
 def result_lines(result: RunResult) -> list[Line]:
     """The verdict, the metrics by part and where everything lies."""
+    final = TASKS[result.task].final
     rows = [
-        [name, *(number(values.get(part)) for part in _PARTS)]
-        for name, values in ((result.served, result.metrics), ("shared adapter alone", result.shared))
+        [name, *(number(values.get(metric)) for _, metric in final)]
+        for name, values in ((result.served, result.metrics), (SHARED_ALONE[result.task], result.shared))
         if values
     ]
     lines: list[Line] = [("", None)]
     if rows:
-        columns = [f"final, {LOCAL}", "implicit", "explicit", "combined", "margin"]
+        columns = [f"final, {LOCAL}", *(title for title, _ in final)]
         lines += [(line, "bold" if place == 0 else None) for place, line in enumerate(plain_lines(columns, rows))]
         lines.append(("", None))
     rounds = count_of(result.rounds, "round")
@@ -208,14 +198,12 @@ def result_lines(result: RunResult) -> list[Line]:
     return lines
 
 
-def _legend(reports: Sequence[RoundReport]) -> list[str]:
+def _legend(task: str, reports: Sequence[RoundReport]) -> list[str]:
     """The columns that do not explain themselves."""
-    lines = [
-        "impl, expl, comb: accuracy by the implicit, explicit, combined score; worst: that of the worst client",
-        "rec: masks rebuilt from shares; empty: empty samples",
-    ]
-    if any(number(report.released.get("accuracy_implicit")) != "-" for report in reports):
-        lines.append("public: implicit accuracy of the shared adapter on the public split, by the server")
+    columns = TASKS[task]
+    lines = [*columns.legend, "rec: masks rebuilt from shares; empty: empty samples"]
+    if any(number(report.released.get(columns.public)) != "-" for report in reports):
+        lines.append(columns.public_legend)
     return lines
 
 
@@ -263,7 +251,7 @@ def _local(values: Mapping[str, float], name: str) -> str:
     return number(value)
 
 
-def _cells(cells: Sequence[str], columns: Sequence[_Column], narrow: bool) -> str:
+def _cells(cells: Sequence[str], columns: Sequence[Column], narrow: bool) -> str:
     return "".join(
         cell.rjust(column.width)
         for cell, column in zip(cells, columns, strict=True)

@@ -26,6 +26,7 @@ _PLAIN = (  # five rounds of one step; measured at the end alone, nobody drops o
     "dpo.micro_batch=64",
 )
 _SHARED = ("privacy.noise=distributed", "secagg.bits=32")
+_FLOAT = "privacy.arithmetic=float"  # what the documented runs were made with; shares are integers always
 _UNIT = "unit: one pair, add or remove, delta 1e-5"
 NO_NOISE = ".inf"
 EPSILONS = ("0.5", "1", "8")
@@ -43,10 +44,10 @@ class Mode:
     tuned: bool = True  # False: takes the rate of the mode it is compared with
 
 
-FROZEN = Mode("frozen", "pair/local, frozen", (), "0.3")
-JOINT = Mode("joint", "pair/local, joint", ("method.personal=joint",), "0.3", tuned=False)
+FROZEN = Mode("frozen", "pair/local, frozen", (_FLOAT,), "0.3")
+JOINT = Mode("joint", "pair/local, joint", (_FLOAT, "method.personal=joint"), "0.3", tuned=False)
 SHARES = Mode("shares", "pair/distributed, 1 colluder", (*_SHARED, "privacy.colluding=1"), "0.3")
-CENTRAL = Mode("central", "central DP-SGD (trusted curator)", ("method.name=centralized",), "0.3", tuned=False)
+CENTRAL = Mode("central", "central DP-SGD (trusted curator)", (_FLOAT, "method.name=centralized"), "0.3", tuned=False)
 MODES = (SHARES, CENTRAL, FROZEN, JOINT)
 
 
@@ -133,7 +134,7 @@ def mode_plot(out: Path, seeds: Sequence[int]) -> Path:
         out / "modes.png",
         title=f"Released adapter, 12 clients of 100 pairs\n{_UNIT}; {len(seeds)} seeds",
         x_label="epsilon",
-        levels={"clipped, no noise (NOT PRIVATE)": statistics.mean(free), "chance": 0.5},
+        levels={"chance": 0.5, "clipped, no noise (NOT PRIVATE)": statistics.mean(free)},
     )
 
 

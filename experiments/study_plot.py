@@ -59,7 +59,7 @@ def plot_lines(
             linewidth=1.6,
             markersize=5,
         )
-    for (label, height), style in zip(levels.items(), ("--", ":", "-."), strict=False):
+    for (label, height), style in zip(levels.items(), (":", "--", "-."), strict=False):
         axes.axhline(height, linestyle=style, color="#777777", label=label)
     ticks = sorted({place for line in lines for place in line.places})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

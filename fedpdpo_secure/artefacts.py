@@ -67,7 +67,7 @@ def write_config(folder: Path, config: Config) -> None:
 
 def save_adapter(folder: Path, task: FedPDPO, state: GlobalState, *, base: str, claim: str) -> Path:
     """Write the shared adapter with peft; `base` is the path or id it must be loaded on, `claim` what its card says."""
-    task.set_lora(state.lora)
+    task.set_lora(state.shared)
     model = task.backbone.model
     model.peft_config["default"].base_model_name_or_path = base
     target = folder / ADAPTER

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from fedpdpo_secure.charged_rows import ChargedRows
 from fedpdpo_secure.config import Config, ConfigError, config_digest
-from fedpdpo_secure.data.pairs import Federation
+from fedpdpo_secure.config.units import sampled
 from fedpdpo_secure.known_heads import KnownHeads
 from fedpdpo_secure.methods import Method
+from fedpdpo_secure.owners import Owners
 from fedpdpo_secure.partition_identity import check_partition, record_partition
 from fedpdpo_secure.shares import distributed, integer_locally, plan_integer_steps, plan_shares
 from privacy.accounting import Bound, epsilon, unamplified, worst
@@ -80,7 +81,12 @@ def plan_budget(config: Config, dim: int | None = None) -> BudgetPlan:
             )
         except ValueError as error:
             raise ConfigError(f"privacy.epsilon: {error}") from error
-    event = gaussian_event(noise_multiplier=sigma, sample_rate=privacy.sample_rate, steps=federation.local_steps)
+    event = gaussian_event(
+        noise_multiplier=sigma,
+        sample_rate=privacy.sample_rate,
+        steps=federation.local_steps,
+        unit="question" if privacy.unit == "question" else "pair",
+    )
     return BudgetPlan(budget, privacy.delta, sigma, _not_private(config, sigma) or event)
 
 
@@ -103,7 +109,7 @@ def check_delta(config: Config, coordinates: int) -> None:
     """
     steps = config.federation.rounds * (config.federation.local_steps or 1)
     missing = NOISE_TAIL * coordinates * steps
-    if config.privacy.unit == "pair" and not needs_dim(config) and missing > 1e-3 * config.privacy.delta:
+    if sampled(config) and not needs_dim(config) and missing > 1e-3 * config.privacy.delta:
         raise ConfigError(
             f"privacy.delta: {config.privacy.delta:g} must be above {1e3 * missing:.2g} for {coordinates} coordinates "
             f"and {steps} steps (the noise ends at 8.57 standard deviations)"
@@ -140,11 +146,11 @@ class ClientLedgers:
     an owner's key (`fedpdpo ledger key`).
     """
 
-    def __init__(self, config: Config, plan: BudgetPlan, output_dir: Path, federation: Federation) -> None:
+    def __init__(self, config: Config, plan: BudgetPlan, output_dir: Path, owners: Owners) -> None:
         """Raises ConfigError, LedgerMismatch or LedgerBroken where the ledgers cannot serve this run."""
         self._config, self._plan = config, plan
         self._root, self._output = ledger_root(config, output_dir), output_dir
-        self._clients = tuple(federation.clients)
+        self._clients = tuple(owners.clients)
         try:
             self._key = owner_key(self._root)
         except LedgerError as error:
@@ -158,7 +164,7 @@ class ClientLedgers:
         }
         self._heads = KnownHeads(self._folder(self._root), self._folder(self._output / "ledger"))
         check_partition(config, self._root, self._clients)
-        self._rows = None if config.data.public else ChargedRows(self._root, config.data.id, federation.pairs())
+        self._rows = None if config.data.public else ChargedRows(self._root, config.data.id, owners.rows())
         record_partition(config, self._root, self._clients)
         for client in self._clients:  # a ledger that cannot serve this run is refused before anything is made
             self._open(client).close()

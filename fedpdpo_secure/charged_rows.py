@@ -7,22 +7,19 @@ under another template.
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from fedpdpo_secure.data.pairs import PreferencePair
 from privacy.ledger_tags import RowTags, Tags
 
 
 class ChargedRows:
     """The training rows of a run's clients, against all rows ever charged under one root of ledgers."""
 
-    def __init__(self, root: Path, data_id: str, pairs: Iterable[PreferencePair]) -> None:
+    def __init__(self, root: Path, data_id: str, rows: Iterable[tuple[str, bytes]]) -> None:
         """Raises privacy.errors.RowsChargedElsewhere, naming the data identity or client that these rows belong to."""
         self._data_id, self._tags = data_id, RowTags(root)
-        self._rows = _tags_of(self._tags, pairs)
+        self._rows = _tags_of(self._tags, rows)
         self._tags.check(data_id, self._rows)
         self._charged = False
 
@@ -33,16 +30,8 @@ class ChargedRows:
             self._charged = True
 
 
-def canonical_row(pair: PreferencePair) -> bytes:
-    """What makes a pair the same row: its three texts, whatever their Unicode composition and white space; not its
-    place, owner or split."""
-    texts = (pair.prompt, pair.chosen, pair.rejected)
-    return json.dumps([" ".join(unicodedata.normalize("NFC", text).split()) for text in texts]).encode("ascii")
-
-
-def _tags_of(tags: RowTags, pairs: Iterable[PreferencePair]) -> dict[str, Tags]:
+def _tags_of(tags: RowTags, rows: Iterable[tuple[str, bytes]]) -> dict[str, Tags]:
     found: dict[str, set[bytes]] = {}
-    for pair in pairs:
-        if pair.split == "train":
-            found.setdefault(pair.client, set()).add(tags.tag(canonical_row(pair)))
-    return {client: frozenset(rows) for client, rows in found.items()}
+    for client, row in rows:
+        found.setdefault(client, set()).add(tags.tag(row))
+    return {client: frozenset(marks) for client, marks in found.items()}

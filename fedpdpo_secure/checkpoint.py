@@ -23,7 +23,7 @@ class GlobalState:
     """What the server holds between rounds."""
 
     round_index: int  # rounds completed
-    lora: NDArray[np.float64]  # [F], the whole adapter
+    shared: NDArray[np.float64]  # [F], the whole shared part: FedPDPO's adapter, PluralLLM's predictor or its adapter
     velocity: NDArray[np.float64] | None = None  # [D], of the server's momentum
 
 
@@ -32,7 +32,7 @@ def save_checkpoint(folder: Path, state: GlobalState, config_digest: str) -> Non
     path = folder / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"round_index": str(state.round_index), "config": config_digest}
-    tensors = {"lora": state.lora, "velocity": state.velocity}
+    tensors = {"shared": state.shared, "velocity": state.velocity}
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(save({name: value for name, value in tensors.items() if value is not None}, metadata))
@@ -51,4 +51,4 @@ def load_checkpoint(folder: Path, config_digest: str) -> GlobalState | None:
         if metadata["config"] != config_digest:
             raise CheckpointError(f"{folder}: the checkpoint belongs to another configuration")
         velocity = file.get_tensor("velocity") if "velocity" in set(file.keys()) else None
-        return GlobalState(int(metadata["round_index"]), file.get_tensor("lora"), velocity)
+        return GlobalState(int(metadata["round_index"]), file.get_tensor("shared"), velocity)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.config import Config
+from fedpdpo_secure.config.units import sampled
 from fedpdpo_secure.shares import distributed
 from privacy.accounting import ENGINE, Bound
 from privacy.events import Event, NonPrivate
@@ -47,11 +48,6 @@ def accountant_text(bound: Bound | None) -> str:
 def finite_epsilon(bound: Bound | None) -> float | None:
     """The bound's epsilon, None where it is infinite or there is none."""
     return None if bound is None or not math.isfinite(bound.epsilon) else bound.epsilon
-
-
-def sampled(config: Config) -> bool:
-    """Whether the bound rests on a Poisson sample of the units within a client."""
-    return config.privacy.unit not in ("client", "none")
 
 
 def sampler_text(config: Config, verdicts: Mapping[str, int] | None = None) -> str:

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedpdpo_secure.artefacts import save_adapter, write_metrics
+from fedpdpo_secure.artefacts import write_metrics
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
 from fedpdpo_secure.claims import claim_text, finite_epsilon, noise_kind, sampler_text
-from fedpdpo_secure.local.plan import local_plan
-from fedpdpo_secure.measurement import client_metrics, keeps_own_parts, public_metrics, with_worst
-from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import Progress
-from fedpdpo_secure.report import LOCAL, RunResult
-from fedpdpo_secure.serving import evaluate_serving, fit_serving, wants_serving
+from fedpdpo_secure.report import LOCAL, SHARED_ALONE, RunResult
+from fedpdpo_secure.tasks import PreparedTask
 from privacy.accounting import Bound
-
-HELDOUT = "heldout"
 
 
 def finish(
-    prepared: Prepared,
+    prepared: PreparedTask,
     folder: Path,
     state: GlobalState,
     *,
@@ -35,37 +30,27 @@ def finish(
     statement: Path | None = None,
     plan_digest: str = "",
 ) -> RunResult:
-    """Fit serving copies where asked, measure what clients serve and the shared adapter alone, write metrics.json.
+    """Keep the shared part, fit serving copies where asked, measure, write metrics.json.
 
     `own` is the worst ledger's bound if aggregation fails, `statement` the privacy statement that is already written.
     """
-    task, config = prepared.task, prepared.task.config
+    config = prepared.task.config
     claim = claim_text(config, budget, spent, own=own, verdicts=verdicts)
-    adapter = save_adapter(folder, task, state, base=base, claim=claim)
+    kept = prepared.save_shared(folder, state, base=base, claim=claim)
     delta = budget.delta if config.privacy.unit != "none" else None
-    split = config.evaluation.final_split
-    shared = client_metrics(prepared, state, split, personal=False) if task.method.aggregated else {}
-    if wants_serving(config) and not task.method.pooled:
-        served = _serve(prepared, state, split, progress)
-    else:
-        personal = keeps_own_parts(prepared)
-        served = {name: client_metrics(prepared, state, name, personal=personal) for name in _splits(split)}
-    others = {f"{name}/{key}": value for name in served if name != split for key, value in served[name].items()}
-    metrics = {**served[split], **others}
-    untrained = client_metrics(prepared, GlobalState(0, prepared.initial), split, personal=False)
-    released = public_metrics(prepared, state)
+    found = prepared.final(state, progress)
     values = {
         "rounds": state.round_index,
         "unit": config.privacy.unit,
         "epsilon": finite_epsilon(spent),
         "delta": delta,
         "claim": claim,
-        "released": released,
+        "released": found.released,
         LOCAL: {
             "sampler attestation, clients": dict(verdicts),
-            "served": metrics,
-            "shared adapter alone": shared,
-            "untrained": untrained,
+            "served": found.served,
+            SHARED_ALONE[config.task]: found.shared,
+            "untrained": found.untrained,
         },
     }
     return RunResult(
@@ -75,30 +60,15 @@ def finish(
         unit=config.privacy.unit,
         noise=noise_kind(config, budget),
         output_dir=folder,
-        metrics=metrics,
-        shared=shared,
-        released=released,
-        files=(adapter, folder / "rounds.csv", folder / "rounds.jsonl", write_metrics(folder, values)),
+        metrics=found.served,
+        shared=found.shared,
+        released=found.released,
+        files=(kept, folder / "rounds.csv", folder / "rounds.jsonl", write_metrics(folder, values)),
         public_data=config.data.public,
         stopped=stopped,
         statement=statement,
         sampler=sampler_text(config, verdicts),
-        served="pooled adapter" if task.method.pooled else "serving copy",
+        served=found.served_as,
+        task=config.task,
         plan_digest=plan_digest,
     )
-
-
-def _splits(final: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((final, "validation", HELDOUT)))
-
-
-def _serve(prepared: Prepared, state: GlobalState, split: str, progress: Progress) -> dict[str, dict[str, float]]:
-    """Fit and measure every client's serving copy: metrics by split."""
-    plan = local_plan(prepared.task.config, max(state.round_index, 1), 0.0)
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in _splits(split)}
-    for done, client in enumerate(prepared.clients, start=1):
-        fit_serving(prepared.task, state.lora, client, plan)
-        for name, found in rows.items():
-            found.append(evaluate_serving(prepared.task, client.name, prepared.store(client.name, name)).named())
-        progress.serving(done, len(prepared.clients))
-    return {name: with_worst(found) for name, found in rows.items()}

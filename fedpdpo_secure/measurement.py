@@ -38,7 +38,7 @@ def public_metrics(prepared: Prepared, state: GlobalState) -> dict[str, float]:
     store, method = prepared.store(PUBLIC, "public"), prepared.task.method
     if len(store) == 0 or not (method.aggregated or method.pooled):
         return {}
-    values = prepared.task.evaluate(state.lora, None, state.round_index, store).named()
+    values = prepared.task.evaluate(state.shared, None, state.round_index, store).named()
     return {name: values[name] for name in RELEASED}
 
 
@@ -48,7 +48,7 @@ def client_metrics(prepared: Prepared, state: GlobalState, split: str, *, person
     for client in prepared.federation.clients:
         store = prepared.store(client, split)
         owner = client if personal else None
-        rows.append(prepared.task.evaluate(state.lora, owner, state.round_index, store).named())
+        rows.append(prepared.task.evaluate(state.shared, owner, state.round_index, store).named())
     return with_worst(rows)
 
 

@@ -55,6 +55,8 @@ def _file(config: Config, root: Path) -> Path:
 def _identity(config: Config, clients: Sequence[str]) -> dict[str, object]:
     """Everything public that decides which client a row belongs to and whether it trains."""
     data = config.data
+    if config.task == "pluralllm":  # a group holds its own answers, whatever is configured
+        return {"version": VERSION, "dataset_name": config.dataset_name}
     return {
         "version": VERSION,
         "dataset_name": config.dataset_name,

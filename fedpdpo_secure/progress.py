@@ -44,6 +44,7 @@ class RunInfo:
     relation: str = "add or remove one pair"
     noise_by: str = "every client"
     epsilon_own: float | None = None  # distributed noise: after all rounds, if aggregation fails
+    moves: int = 1  # clip norms by which one unit can move a client's sum
     public_data: bool = False
     output_dir: str = ""
     plan_digest: str = ""  # of the plan published in plan.json before the first round

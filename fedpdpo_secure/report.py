@@ -20,9 +20,18 @@ from typing import Any
 
 LOCAL = "local, not released"  # the mark of local metrics; their key in JSON
 NOT_PRIVATE = "NOT PRIVATE"
+SHARED_ALONE = {"fedpdpo": "shared adapter alone", "pluralllm": "shared predictor"}  # keys by task
 JSON_NAME = "rounds.jsonl"
 CSV_NAME = "rounds.csv"
-RELEASED_METRICS = ("accuracy_implicit", "rewards/margins", "loss")
+RELEASED_METRICS = (
+    "accuracy_implicit",
+    "rewards/margins",
+    "loss",
+    "unseen groups/alignment",
+    "unseen groups/alignment_worst",
+    "unseen groups/fairness",
+    "unseen groups, unseen questions/alignment",
+)
 LOCAL_METRICS = (
     "accuracy_implicit",
     "accuracy_explicit",
@@ -33,6 +42,11 @@ LOCAL_METRICS = (
     "snr",
     "empty_batches",
     "worst_accuracy",
+    "alignment",
+    "alignment_worst",
+    "fairness",
+    "cov",
+    "known questions/alignment",
 )
 _LOCAL_COLUMN = "local not released: "
 _EMPTY: Mapping[str, float] = MappingProxyType({})
@@ -50,6 +64,7 @@ class Drop:
 class RoundReport:
     """What one finished round cost and showed; epsilons are the worst client's, at `delta`."""
 
+    task: str = "fedpdpo"
     round_index: int  # from 1
     clients: int  # invited
     survivors: int  # whose update is in the sum
@@ -109,6 +124,7 @@ class RunResult:
     statement: Path | None = None  # the privacy statement, for machines; in words beside it (.md)
     sampler: str = ""  # the sampling that epsilon assumes, after its attestation; empty: as announced
     served: str = "serving copy"  # what `metrics` are of
+    task: str = "fedpdpo"
     plan_digest: str = ""  # of the plan published before the first round
 
     @property

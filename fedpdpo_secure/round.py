@@ -17,9 +17,11 @@ from fedpdpo_secure.aggregate import Aggregation, open_aggregation, scheduled_dr
 from fedpdpo_secure.budget import ClientLedgers
 from fedpdpo_secure.checkpoint import GlobalState
 from fedpdpo_secure.config import Config
+from fedpdpo_secure.config.units import step_rate
 from fedpdpo_secure.evaluate import mean_over_clients
 from fedpdpo_secure.local.plan import LocalPlan, LocalUpdate
-from fedpdpo_secure.task import Client, FedPDPO
+from fedpdpo_secure.task import Client
+from fedpdpo_secure.tasks import Task
 from fedpdpo_secure.vector import MeanUpdate, ShareVectorPlan, VectorPlan
 from privacy.distributed import SharePlan
 from privacy.entropy import Entropy
@@ -48,7 +50,7 @@ class RoundOutcome:
 
 
 def run_round(
-    task: FedPDPO,
+    task: Task,
     state: GlobalState,
     clients: Sequence[Client],
     plan: LocalPlan,
@@ -75,7 +77,7 @@ def run_round(
         return outcome
 
     vectors = vector_plan(config, task, round_index, clients, plan.shares)
-    aggregation = open_aggregation(config, round_index, vectors.dim, state.lora, transcripts)
+    aggregation = open_aggregation(config, round_index, vectors.dim, state.shared, transcripts)
     locals_, clipped = _train_and_submit(task, state, clients, plan, vectors, aggregation, entropy, done, planned_event)
     total = aggregation.finish()
     mean = vectors.decode(total.vector, len(total.survivors))
@@ -114,33 +116,33 @@ def _commit(
 
 
 def vector_plan(
-    config: Config, task: FedPDPO, round_index: int, clients: Sequence[Client], shares: SharePlan | None = None
+    config: Config, task: Task, round_index: int, clients: Sequence[Client], shares: SharePlan | None = None
 ) -> VectorPlan | ShareVectorPlan:
     """The vector of a round. Without DP an undeclared size makes the largest client's count a public value."""
     if shares is not None:
-        assert config.dpo.learning_rate is not None  # filled in by the configuration's rules
-        return ShareVectorPlan(shares, config.privacy.expected_batch or 1.0, config.dpo.learning_rate)
-    bound = config.data.pairs_per_client or max(len(client.train) for client in clients)
+        return ShareVectorPlan(shares, config.privacy.expected_batch or 1.0, step_rate(config))
     encoding = FixedPoint(
         bits=config.secagg.bits, value_range=config.secagg.value_range, max_clients=config.federation.clients
     )
-    return VectorPlan(task.layout(round_index).size, config.privacy.unit == "none", bound, encoding)
+    return VectorPlan(
+        task.layout(round_index).size, config.privacy.unit == "none", task.weight_bound(clients), encoding
+    )
 
 
 def apply_mean(
-    task: FedPDPO, state: GlobalState, round_index: int, mean: MeanUpdate
+    task: Task, state: GlobalState, round_index: int, mean: MeanUpdate
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
     """(velocity, the next shared adapter): post-processing of the sum, with heavy-ball momentum where configured."""
     federation = task.config.federation
     if not federation.server_momentum:
         step = federation.server_learning_rate * mean.update
-        return None, task.with_update(state.lora, round_index, step)
+        return None, task.with_update(state.shared, round_index, step)
     velocity = mean.update if state.velocity is None else federation.server_momentum * state.velocity + mean.update
-    return velocity, task.with_update(state.lora, round_index, federation.server_learning_rate * velocity)
+    return velocity, task.with_update(state.shared, round_index, federation.server_learning_rate * velocity)
 
 
 def _train_and_submit(
-    task: FedPDPO,
+    task: Task,
     state: GlobalState,
     clients: Sequence[Client],
     plan: LocalPlan,
@@ -159,7 +161,7 @@ def _train_and_submit(
     awaited = aggregation.open()
     for count, index in enumerate(awaited, start=1):
         client = clients[index]
-        local = task.train_locally(state.lora, client, plan, entropy.child("client", index, plan.round_index))
+        local = task.train_locally(state.shared, client, plan, entropy.child("client", index, plan.round_index))
         if planned_event is not None and not isinstance(planned_event, NonPrivate) and local.event != planned_event:
             where = f"client {client.name}, round {plan.round_index}"
             raise EventMismatch(f"{where}: charged {planned_event}, trained {local.event}; nothing was sent")
@@ -173,7 +175,7 @@ def _train_and_submit(
 
 
 def _alone(
-    task: FedPDPO,
+    task: Task,
     state: GlobalState,
     clients: Sequence[Client],
     plan: LocalPlan,
@@ -182,7 +184,7 @@ def _alone(
     started: float,
 ) -> RoundOutcome:
     """A round without a sum: `local` clients keep their adapters, the pooled one is the shared adapter itself."""
-    locals_, lora = [], state.lora
+    locals_, lora = [], state.shared
     for count, client in enumerate(clients, start=1):
         local = task.train_locally(lora, client, plan, entropy.child("client", client.index, plan.round_index))
         if task.method.pooled:

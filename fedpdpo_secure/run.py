@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from fedpdpo_secure.artefacts import claim_folder, discard_unstarted, save_adapter, write_config
+from fedpdpo_secure.artefacts import claim_folder, discard_unstarted, write_config
 from fedpdpo_secure.budget import check_delta, needs_dim, plan_budget
 from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
 from fedpdpo_secure.claims import claim_text
@@ -15,8 +15,6 @@ from fedpdpo_secure.finish import finish
 from fedpdpo_secure.histories import charged, columns
 from fedpdpo_secure.identities import load_identities
 from fedpdpo_secure.local.plan import local_plan
-from fedpdpo_secure.measurement import measure_round
-from fedpdpo_secure.prepare import prepare
 from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.published_plan import (
     check_committed,
@@ -28,6 +26,7 @@ from fedpdpo_secure.round import run_round
 from fedpdpo_secure.run_context import Run, make_run
 from fedpdpo_secure.run_info import round_report, transcript_head
 from fedpdpo_secure.statement import State, ledger_views, rejected_before, write_statement
+from fedpdpo_secure.tasks import prepare_task
 from privacy.accounting import Bound
 from privacy.ledger import BudgetExceeded
 from privacy.views import Views
@@ -44,7 +43,7 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     try:
         load_identities(config)  # wrong files are refused before anything is spent
         early = None if needs_dim(config) else plan_budget(config)  # refused before the model is made
-        prepared = prepare(config, folder, progress, fresh=not resume)
+        prepared = prepare_task(config, folder, progress, fresh=not resume)
         budget = early or plan_budget(config, prepared.task.noised_size())
         check_delta(config, prepared.task.noised_size())
         run = make_run(config, folder, prepared, budget, progress)
@@ -102,14 +101,14 @@ def _first_state(run: Run, *, resume: bool) -> GlobalState:
     write_reports(run.folder, [r for r in read_reports(run.folder) if r.round_index <= state.round_index])
     if not resume:
         save_checkpoint(run.folder, state, run.digest)
-    _save_adapter(run, state, run.ledgers.spent() if run.ledgers is not None else None, run.views())
+    _save_shared(run, state, run.ledgers.spent() if run.ledgers is not None else None, run.views())
     return state
 
 
-def _save_adapter(run: Run, state: GlobalState, spent: Bound | None, seen: Views | None) -> None:
+def _save_shared(run: Run, state: GlobalState, spent: Bound | None, seen: Views | None) -> None:
     own = None if seen is None else seen.own
     claim = claim_text(run.config, run.budget, spent, own=own, verdicts=run.known_verdicts)
-    save_adapter(run.folder, run.prepared.task, state, base=run.base, claim=claim)
+    run.prepared.save_shared(run.folder, state, base=run.base, claim=claim)
 
 
 def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[GlobalState, Bound | None]:
@@ -140,7 +139,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         found = run.records()
         check_committed(run.plan, found, run_name=run.folder.name, config_digest=run.digest)
         seen = columns(charged(found), run.budget.delta)
-    released, local = measure_round(run.prepared, outcome)
+    released, local = run.prepared.measure_round(outcome)
     released = {**released, **outcome.released}
     report = round_report(
         run.config, run.prepared, outcome, plan,
@@ -148,7 +147,7 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         seconds=time.perf_counter() - started, transcript_head=transcript_head(run.config, run.folder, outcome),
     )  # fmt: skip
     append_report(run.folder, report)
-    _save_adapter(run, outcome.state, spent, seen)
+    _save_shared(run, outcome.state, spent, seen)
     save_checkpoint(run.folder, outcome.state, run.digest)
     for client in run.prepared.clients:
         run.prepared.task.states.prune(client.name, round_index)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpdpo_secure.artefacts import keep_base
 from fedpdpo_secure.budget import BudgetPlan, ClientLedgers, keeps_ledgers
 from fedpdpo_secure.config import Config, config_digest
 from fedpdpo_secure.histories import charged, columns, read_ledgers
 from fedpdpo_secure.masking_cost import machine_rates
-from fedpdpo_secure.prepare import BUILTIN_MODEL, Prepared
 from fedpdpo_secure.progress import Progress
 from fedpdpo_secure.published_plan import NO_PLAN, PublishedPlan
+from fedpdpo_secure.tasks import PreparedTask
 from privacy.entropy import Entropy
 from privacy.ledger_record import Record
 from privacy.views import Views
@@ -26,7 +25,7 @@ class Run:
     config: Config
     folder: Path
     digest: str
-    prepared: Prepared
+    prepared: PreparedTask
     budget: BudgetPlan
     ledgers: ClientLedgers | None
     entropy: Entropy
@@ -41,7 +40,7 @@ class Run:
         """Every client's ledger as it now is; empty where none is kept."""
         if self.ledgers is None:
             return {}
-        return read_ledgers(self.config, self.folder, self.prepared.federation.clients)
+        return read_ledgers(self.config, self.folder, self.prepared.owners.clients)
 
     @property
     def known_verdicts(self) -> dict[str, int] | None:
@@ -53,14 +52,12 @@ class Run:
         return None if self.ledgers is None else columns(charged(self.records()), self.budget.delta)
 
 
-def make_run(config: Config, folder: Path, prepared: Prepared, budget: BudgetPlan, progress: Progress) -> Run:
+def make_run(config: Config, folder: Path, prepared: PreparedTask, budget: BudgetPlan, progress: Progress) -> Run:
     """The run in `folder`, with its ledgers opened once. Raises ConfigError or LedgerError where they cannot serve."""
     ledgers = None
     if keeps_ledgers(config, prepared.task.method):
-        ledgers = ClientLedgers(config, budget, folder, prepared.federation)
-    base = prepared.base_path
-    if config.model_name_or_path == BUILTIN_MODEL:
-        base = keep_base(folder, base)
+        ledgers = ClientLedgers(config, budget, folder, prepared.owners)
+    base = prepared.keep_base(folder)
     rates = machine_rates() if config.secagg.enabled and prepared.task.method.aggregated else None
     seed = config.privacy.insecure_seed
     entropy = Entropy.os() if seed is None else Entropy.seeded(seed)

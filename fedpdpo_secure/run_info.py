@@ -20,12 +20,13 @@ from fedpdpo_secure.claims import (
 )
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.config.masking import graph_parameters
+from fedpdpo_secure.config.units import moves
 from fedpdpo_secure.local.plan import LocalPlan
 from fedpdpo_secure.masking_cost import predicted
-from fedpdpo_secure.prepare import Prepared
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
+from fedpdpo_secure.tasks import PreparedTask
 from fedpdpo_secure.vector import ShareVectorPlan, VectorPlan
 from privacy.accounting import Bound
 from privacy.events import Event
@@ -37,7 +38,7 @@ from secagg.transcript_json import line_hash
 
 def make_info(
     config: Config,
-    prepared: Prepared,
+    prepared: PreparedTask,
     budget: BudgetPlan,
     state: GlobalState,
     folder: Path,
@@ -56,9 +57,9 @@ def make_info(
         task=config.task,
         method=method.name,
         personal=config.method.personal or "free",
-        model=config.model_name_or_path,
+        model=config.model_name_or_path if config.task == "fedpdpo" else "preference predictor",
         dataset=config.dataset_name,
-        device=str(prepared.task.backbone.device),
+        device=prepared.device,
         clients=federation.clients,
         rounds=federation.rounds,
         first_round=state.round_index + 1,
@@ -82,6 +83,7 @@ def make_info(
         noise_by=noise_by(config, budget),
         epsilon_own=own_epsilon(config, budget, history, federation.rounds - state.round_index),
         plan_digest=plan_digest,
+        moves=moves(config),
         public_data=config.data.public,
         output_dir=str(folder),
     )
@@ -115,7 +117,7 @@ def graph_line(config: Config) -> str:
 
 def round_report(
     config: Config,
-    prepared: Prepared,
+    prepared: PreparedTask,
     outcome: RoundOutcome,
     plan: LocalPlan,
     *,
@@ -138,6 +140,7 @@ def round_report(
     now, earlier = finite_epsilon(spent), finite_epsilon(before)
     left = None if now is None or math.isinf(budget.budget) else max(0.0, budget.budget - now)
     return RoundReport(
+        task=config.task,
         round_index=outcome.state.round_index,
         clients=len(names),
         survivors=len(total.survivors) if total is not None else len(names),

@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fedpdpo_secure.config import Config
-from fedpdpo_secure.task import Client, FedPDPO
+from fedpdpo_secure.config.units import sampled
+from fedpdpo_secure.task import Client
+from fedpdpo_secure.tasks import Task
 from privacy.attestation import attest
 
 
-def sampler_verdicts(task: FedPDPO, clients: Sequence[Client], config: Config) -> Counter[str]:
+def sampler_verdicts(task: Task, clients: Sequence[Client], config: Config) -> Counter[str]:
     """How many clients' sampling logs are consistent, rejected, or too short to tell; empty where nothing is sampled.
 
     After a resume a log holds the steps of this process alone.
     """
-    if config.privacy.unit != "pair":
+    if not sampled(config):
         return Counter()
     logs = ((client, task.sample_logs.get(client.name)) for client in clients)
     return Counter(

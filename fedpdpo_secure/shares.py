@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fedpdpo_secure.config import Config, ConfigError
+from fedpdpo_secure.config.units import most_rows, moves, sampled, step_rate
 from privacy.calibration import integer_variance
 from privacy.discrete import distance_log2, fits_ring, least_total_variance, norm_bound_squared
 from privacy.distributed import BETA, SharePlan
@@ -19,7 +20,7 @@ def distributed(config: Config) -> bool:
 def integer_locally(config: Config) -> bool:
     """Whether each client rounds and adds all its noise in integers, in every local step."""
     privacy = config.privacy
-    return privacy.unit == "pair" and privacy.noise == "local" and privacy.arithmetic == "integer"
+    return sampled(config) and privacy.noise == "local" and privacy.arithmetic == "integer"
 
 
 def plan_integer_steps(config: Config, dim: int) -> IntegerStepPlan:
@@ -29,10 +30,10 @@ def plan_integer_steps(config: Config, dim: int) -> IntegerStepPlan:
     """
     privacy, federation = config.privacy, config.federation
     assert federation.local_steps is not None  # refused with the configuration
-    assert privacy.expected_batch is not None and config.dpo.learning_rate is not None
+    assert privacy.expected_batch is not None and privacy.unit not in (None, "none")
     steps = federation.rounds * federation.local_steps
     try:
-        norm_squared = norm_bound_squared(float(privacy.levels), dim, BETA)
+        norm_squared = moves(config) ** 2 * norm_bound_squared(float(privacy.levels), dim, BETA)
         return IntegerStepPlan(
             clip_norm=privacy.clip_norm,
             levels=privacy.levels,
@@ -40,7 +41,9 @@ def plan_integer_steps(config: Config, dim: int) -> IntegerStepPlan:
             variance=_variance(config, privacy.sample_rate, steps, norm_squared=norm_squared, draws=steps * dim),
             sample_rate=privacy.sample_rate,
             expected_batch=privacy.expected_batch,
-            learning_rate=config.dpo.learning_rate,
+            learning_rate=step_rate(config),
+            moves=moves(config),
+            unit=privacy.unit,
         )
     except ValueError as error:
         raise ConfigError(f"privacy.epsilon: no integer noise for this budget: {error}") from error
@@ -53,15 +56,16 @@ def plan_shares(config: Config, dim: int) -> SharePlan:
     deviation below 4), or the sum would wrap in the ring with a chance above 2^-40 a round.
     """
     privacy, federation = config.privacy, config.federation
-    assert privacy.lost is not None  # resolved with the configuration
-    rate = privacy.sample_rate if privacy.unit == "pair" else 1.0
-    norm_squared = norm_bound_squared(float(privacy.levels), dim, BETA)
+    assert privacy.lost is not None and privacy.unit not in (None, "none")  # resolved with the configuration
+    rate = privacy.sample_rate if sampled(config) else 1.0
+    norm_squared = moves(config) ** 2 * norm_bound_squared(float(privacy.levels), dim, BETA)
     size = dim + privacy.null_coordinates
     try:
         draws = federation.rounds * federation.clients * size
         variance = _variance(config, rate, federation.rounds, norm_squared=norm_squared, draws=draws)
         plan = SharePlan(
-            unit="pair" if privacy.unit == "pair" else "client",
+            unit=privacy.unit,
+            moves=moves(config),
             clip_norm=privacy.clip_norm,
             levels=privacy.levels,
             dim=dim,
@@ -95,11 +99,11 @@ def _variance(config: Config, sample_rate: float, steps: int, *, norm_squared: i
 
 
 def _check_ring(config: Config, plan: SharePlan) -> None:
-    """A client's coordinate is at most its rows times the norm of one: the declared number of pairs, or one."""
-    units = (config.data.pairs_per_client or 1) if plan.unit == "pair" else 1
-    norm = units * math.isqrt(plan.row_squared) + 1
+    """A client's coordinate is at most its rows times the norm of one: declared pairs, episodes of a step, or one."""
+    rows = most_rows(config)
+    norm = rows * math.isqrt(plan.row_squared) + 1
     if not fits_ring(config.secagg.bits, clients=plan.clients, norm=norm, share=plan.share):
         raise ConfigError(
-            f"secagg.bits: {config.secagg.bits} bits are too few for {plan.clients} clients of {units} units at "
+            f"secagg.bits: {config.secagg.bits} bits are too few for {plan.clients} clients of {rows} gradients at "
             f"privacy.levels = {plan.levels}; use 32 bits, or fewer levels"
         )

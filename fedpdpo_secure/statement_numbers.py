@@ -13,8 +13,9 @@ from typing import Any
 from scipy.optimize import brentq
 
 from fedpdpo_secure.budget import BudgetPlan
-from fedpdpo_secure.claims import REJECTED, finite_epsilon, sampled, sampler_text
+from fedpdpo_secure.claims import REJECTED, finite_epsilon, sampler_text
 from fedpdpo_secure.config import Config
+from fedpdpo_secure.config.units import declared_size, sampled
 from fedpdpo_secure.histories import Histories
 from fedpdpo_secure.report import RoundReport, finite
 from privacy.accounting import ENGINE, Bound, epsilon, worst
@@ -52,7 +53,7 @@ def declared_units(config: Config) -> int | None:
     """How many units the number delta is compared with: the declared size of a client, all pooled pairs, or clients."""
     if config.privacy.unit == "client":
         return config.federation.clients
-    size = config.data.pairs_per_client
+    size = declared_size(config)
     pooled = config.federation.clients if config.method.name == "centralized" else 1
     return None if size is None else size * pooled
 

@@ -36,11 +36,11 @@ POOLED = "pooled"
 
 @dataclass(frozen=True)
 class Client:
-    """One participant: its name, its place in the roster, and the pairs it trains on."""
+    """One participant: its name, its place in the roster, and the units it trains on."""
 
     name: str
     index: int
-    train: PairStore
+    train: PairStore  # PluralLLM: int64[n], its questions
 
 
 class FedPDPO:
@@ -83,6 +83,10 @@ class FedPDPO:
         if self.personal is None or self.config.method.personal != "joint" or self.config.privacy.unit != "pair":
             return shared
         return shared + sum(value.numel() for value in self.personal.parameters())
+
+    def weight_bound(self, clients: Sequence[Client]) -> int:
+        """Public bound on a client's pairs; undeclared, the largest client's number becomes public."""
+        return self.config.data.pairs_per_client or max(len(client.train) for client in clients)
 
     def with_update(
         self, lora: NDArray[np.float64], round_index: int, update: NDArray[np.float64]

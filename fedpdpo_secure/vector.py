@@ -15,7 +15,7 @@ from fedpdpo_secure.local.plan import LocalUpdate
 from privacy.distributed import SharePlan
 from secagg import FixedPoint
 
-LOSS_BOUND = 16.0  # nats; a larger loss is reported as this much
+LOSS_BOUND = 16.0  # nats; a loss beyond is reported as this much
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class VectorPlan:
             if not 0 < local.pairs <= self.pairs_bound:
                 raise ValueError(f"a client with {local.pairs} pairs: outside 1..{self.pairs_bound}")
             weight = local.pairs / self.pairs_bound
-            loss = weight * min(local.loss, LOSS_BOUND) / LOSS_BOUND
+            loss = weight * float(np.clip(local.loss, -LOSS_BOUND, LOSS_BOUND)) / LOSS_BOUND
             values = np.concatenate([weight * values, np.array([weight, loss]) * self.encoding.value_range])
         encoded = self.encoding.encode(values, rounding)
         return encoded.vector, encoded.clipped
@@ -74,8 +74,8 @@ class ShareVectorPlan:
     """The vector of a round with distributed noise: integers made with their noise, passed on as they are; public."""
 
     shares: SharePlan
-    expected_batch: float  # pairs in a client's sample, a public number; 1 where the unit is the client
-    learning_rate: float  # of the server's step along the mean gradient of pairs
+    expected_batch: float  # gradients in a client's step, a public number; 1 where the unit is the client
+    learning_rate: float  # of the server's step along the mean gradient
 
     @property
     def size(self) -> int:
@@ -96,12 +96,12 @@ class ShareVectorPlan:
     def decode(self, total: NDArray[np.int64], survivors: int) -> MeanUpdate:
         """The server's step from a sum over `survivors` clients: post-processing, divided by public numbers.
 
-        Pairs: minus the learning rate times the mean clip-normalised gradient, as in local DP-SGD. Clients: the mean
-        of their clipped updates.
+        Pairs and questions: minus the learning rate times the mean clip-normalised gradient, as in local DP-SGD.
+        Clients: the mean of their clipped updates.
         """
         plan = self.shares
         values = total[: plan.dim] * plan.grid
-        if plan.unit == "pair":
+        if plan.unit != "client":
             mean = values / (survivors * self.expected_batch * plan.clip_norm)
             return MeanUpdate(-self.learning_rate * mean, None, total[plan.dim :])
         return MeanUpdate(values / survivors, None, total[plan.dim :])

@@ -100,7 +100,7 @@ def run_federation(
         total, event = canary_sum(plan, directions, entropy.child("canaries", round_index))
         local = local_plan(config, round_index, 0.0, plan)
         for client in prepared.clients:
-            update = task.train_locally(state.lora, client, local, entropy.child("client", client.index, round_index))
+            update = task.train_locally(state.shared, client, local, entropy.child("client", client.index, round_index))
             assert update.integers is not None  # distributed noise
             total += update.integers
         sums.append(total * (plan.grid / plan.clip_norm))

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fedpdpo_secure.config.errors import ConfigError
 from fedpdpo_secure.config.models import Config
-from fedpdpo_secure.config.rules import ConfigError, resolve
+from fedpdpo_secure.config.rules import resolve
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

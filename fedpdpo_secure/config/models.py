@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-
-class Section(BaseModel):
-    """Base of every section: frozen, and a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from fedpdpo_secure.config.plural import (
+    EpisodesSection,
+    PredictorSection,
+    ScheduleSection,
+    SurveySection,
+    SyntheticSurveySection,
+)
+from fedpdpo_secure.config.section import Section
 
 
 class DataSection(Section):
@@ -70,7 +73,9 @@ class FederationSection(Section):
 class MethodSection(Section):
     """Which parts are shared, personal, frozen; null parts take the method's own value."""
 
-    name: Literal["fedpdpo", "fedavg", "fedper", "fedrep", "fedprox", "local", "centralized"] = "fedpdpo"
+    name: Literal["fedpdpo", "fedavg", "fedper", "fedrep", "fedprox", "local", "centralized"] | None = (
+        None  # null: fedpdpo, or fedavg where the task is pluralllm
+    )
     personal: Literal["frozen", "joint", "free"] | None = None  # null: frozen with unit pair, free without privacy
     schedule: Literal["alternating", "joint"] | None = None
     lm_head: Literal["none", "low_rank", "full"] | None = None
@@ -122,7 +127,7 @@ class PrivacySection(Section):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
 
-    unit: Literal["pair", "client", "none"] = "pair"
+    unit: Literal["pair", "client", "question", "none"] | None = None  # null: pair, or question (pluralllm)
     noise: Literal["local", "distributed"] = "local"  # distributed: each client adds a share, the sum carries it all
     arithmetic: Literal["float", "integer"] | None = None  # of sum and noise (null: integer; clip only: float)
     epsilon: float | None = None  # the budget; inf: clip only; exactly one of epsilon and noise_multiplier
@@ -175,9 +180,9 @@ class ModelSection(Section):
 class Config(Section):
     """One run. `load_config` resolves every null that has a derived value."""
 
-    task: Literal["fedpdpo"] = "fedpdpo"
-    model_name_or_path: str = "builtin:tiny"
-    dataset_name: str = "builtin:synthetic"
+    task: Literal["fedpdpo", "pluralllm"] = "fedpdpo"
+    model_name_or_path: str = "builtin:tiny"  # fedpdpo
+    dataset_name: str | None = None  # null: builtin:synthetic, or builtin:groups (pluralllm)
     data: DataSection = DataSection()
     synthetic: SyntheticSection = SyntheticSection()
     tiny: TinySection = TinySection()
@@ -187,6 +192,11 @@ class Config(Section):
     lora: LoraSection = LoraSection()
     dpo: DpoSection = DpoSection()
     serving: ServingSection = ServingSection()
+    survey: SurveySection = SurveySection()
+    synthetic_survey: SyntheticSurveySection = SyntheticSurveySection()
+    predictor: PredictorSection = PredictorSection()
+    episodes: EpisodesSection = EpisodesSection()
+    schedule: ScheduleSection = ScheduleSection()
     privacy: PrivacySection = PrivacySection()
     secagg: SecAggSection = SecAggSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -8,28 +8,27 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from fedpdpo_secure.config.errors import ConfigError
 from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.config.models import Config
+from fedpdpo_secure.config.task_rules import check_task, with_task
+from fedpdpo_secure.config.units import declared_size, size_field
 from secagg import FixedPoint, Stage, default_threshold
 from secagg.solver import GraphParameters
 
 BUILTIN_DATA = "builtin:synthetic"
 ARITHMETIC: Literal["float", "integer"] = "integer"  # of local noise, unless chosen: measured in docs/integer-noise.md
-SIZE_REASON = "the declared public size data.pairs_per_client"
-
-
-class ConfigError(ValueError):
-    """The configuration is refused; one line naming the field and the bound. Nothing was read, trained or spent."""
 
 
 def resolve(config: Config) -> Config:
     """`config` with every null that has a derived value filled in; raises ConfigError where a joint rule fails."""
+    config = with_task(config)
     config = _with_shares(config)
     _check_federation(config)  # before what is derived from its size
     config = _with_sizes(config)
     config = _with_personal(config)
     config = _with_arithmetic(config)
-    for rule in (_check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
+    for rule in (check_task, _check_privacy, _check_personal, _check_secagg, _check_schedule, _check_method):
         rule(config)
     return config
 
@@ -69,6 +68,8 @@ def _with_sizes(config: Config) -> Config:
         data = {"pairs_per_client": config.synthetic.pairs, "public": True}
     size = data.get("pairs_per_client", config.data.pairs_per_client)
     privacy: dict[str, Any] = {}
+    if config.privacy.unit == "question" and config.privacy.expected_batch is None:
+        privacy["expected_batch"] = float(config.episodes.private)
     if config.privacy.unit == "pair" and config.privacy.expected_batch is None and size is not None:
         pooled = config.federation.clients if config.method.name == "centralized" else 1
         privacy["expected_batch"] = config.privacy.sample_rate * size * pooled
@@ -84,7 +85,7 @@ def _with_personal(config: Config) -> Config:
     personal = config.method.personal or ("frozen" if private else "free")
     serving: dict[str, Any] = {}
     if config.serving.epochs is None:
-        serving["epochs"] = 5 if personal in ("frozen", "joint") else 0
+        serving["epochs"] = 5 if personal in ("frozen", "joint") and config.task == "fedpdpo" else 0
     rate = config.dpo.learning_rate or (0.3 if private else 1.0e-3)
     return _fill(config, method={"personal": personal}, serving=serving, dpo={"learning_rate": rate})
 
@@ -164,14 +165,15 @@ def _check_privacy(config: Config) -> None:
                 f"{1 / config.federation.clients:g} where a client is the unit"
             )
         return
-    size = config.data.pairs_per_client
+    size = declared_size(config)
     if size is None:
         raise ConfigError(
             "data.pairs_per_client: missing; a private run needs the declared public bound on a client's pairs"
         )
     if privacy.delta >= 1 / size:
         raise ConfigError(
-            f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / size:g}, n = {size} being {SIZE_REASON}"
+            f"privacy.delta: {privacy.delta:g} must be below 1/n = {1 / size:g}, n = {size} being the declared public "
+            f"size {size_field(config)}"
         )
     if config.method.name == "centralized" and privacy.delta >= 1 / (size * config.federation.clients):
         raise ConfigError(
@@ -198,14 +200,14 @@ def _check_distributed(config: Config) -> None:
         raise ConfigError("lora.train: alternating changes the length of the vector; distributed noise needs B or AB")
     if privacy.noise_multiplier == 0 or privacy.epsilon == math.inf:
         raise ConfigError("privacy.noise: distributed adds noise; clip only is a run with privacy.noise local")
-    if privacy.unit != "pair":
+    if privacy.unit == "client":
         return
     if federation.local_steps != 1:
         raise ConfigError(
             f"federation.local_steps: {federation.local_steps} must be 1 with privacy.noise distributed: one step per "
             "round over the whole federation"
         )
-    if config.method.personal not in (None, "frozen"):
+    if config.task == "fedpdpo" and config.method.personal not in (None, "frozen"):
         raise ConfigError(
             "method.personal: only frozen with privacy.noise distributed: personal parts are never summed, so they "
             "would carry a share of the noise alone"

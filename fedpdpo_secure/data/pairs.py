@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,13 @@ class PreferencePair:
     rejected: str  # not empty, differs from chosen
     client: str  # owner; "public" for a pair no client owns
     split: str  # train | validation | test | heldout (topics no training pair mentions) | public
+
+
+def canonical_row(pair: PreferencePair) -> bytes:
+    """What makes a pair the same row: its three texts, whatever their Unicode composition and white space; not its
+    place, owner or split."""
+    texts = (pair.prompt, pair.chosen, pair.rejected)
+    return json.dumps([" ".join(unicodedata.normalize("NFC", text).split()) for text in texts]).encode("ascii")
 
 
 @dataclass(frozen=True)
@@ -48,3 +57,7 @@ class Federation:
     def public_texts(self) -> Iterator[str]:
         """Whole dialogues (prompt and answer) that no client owns, for the warm start of a language model."""
         return self.public_stream()
+
+    def rows(self) -> Iterator[tuple[str, bytes]]:
+        """(client, `canonical_row`) of every training pair. Private."""
+        return ((pair.client, canonical_row(pair)) for pair in self.pairs() if pair.split == "train")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpdpo_secure.config import Config
+from fedpdpo_secure.config.units import moves, sampled, step_rate
 from fedpdpo_secure.objective import ObjectivePlan, warmed_gamma
 from fedpdpo_secure.shares import integer_locally
 from privacy.distributed import SharePlan
@@ -76,18 +77,20 @@ def local_plan(
     Raises ValueError for a run in integers without their plan, unless nothing is noised (multiplier 0).
     """
     dpo, privacy = config.dpo, config.privacy
-    assert dpo.learning_rate is not None  # filled in by the configuration's rules
+    assert dpo.learning_rate is not None and privacy.unit is not None  # filled in by the configuration's rules
     if integer_locally(config) and integer is None and noise_multiplier > 0:
         raise ValueError("integer: a run in integers needs the budget's integer plan")
     dp: StepPlan | None = integer
-    if privacy.unit == "pair" and shares is None and integer is None and config.method.name != "local":
+    if sampled(config) and shares is None and integer is None and config.method.name != "local":
         assert privacy.expected_batch is not None
         dp = DPStepPlan(
             clip_norm=privacy.clip_norm,
             noise_multiplier=noise_multiplier,
             sample_rate=privacy.sample_rate,
             expected_batch=privacy.expected_batch,
-            learning_rate=dpo.learning_rate,
+            learning_rate=step_rate(config),
+            moves=moves(config),
+            unit="question" if privacy.unit == "question" else "pair",
         )
     return LocalPlan(
         round_index=round_index,

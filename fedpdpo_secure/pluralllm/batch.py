@@ -1,4 +1,4 @@
-"""What the predictor sees: episodes of one group's answered (context) and open (target) questions, padded to one size."""
+"""What the predictor sees: episodes of a group's answered (context) and open (target) questions, padded to one size."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,14 @@ from fedpdpo_secure.methods import Method
 from fedpdpo_secure.model.layout import Named, ParamLayout, assign, flatten
 from fedpdpo_secure.pluralllm.artefact import load_predictor, seeded_generator
 from fedpdpo_secure.pluralllm.episodes import PUBLISHED_BOUNDS, Bounds
-from fedpdpo_secure.pluralllm.evaluation import CellScores, EvaluationPlan, evaluate
+from fedpdpo_secure.pluralllm.evaluation import (
+    CellScores,
+    EvaluationPlan,
+    episodes_of,
+    evaluate,
+    predicted_answers,
+    score_cell,
+)
 from fedpdpo_secure.pluralllm.holdings import Holdings
 from fedpdpo_secure.pluralllm.lora import trainable, with_lora
 from fedpdpo_secure.pluralllm.predictor import Predictor, PredictorShape, make_predictor
@@ -64,12 +71,12 @@ class PluralLLM:
         """float64[D]: `shared` plus `update`."""
         return shared + update
 
-    def weight_bound(self) -> int:
+    def weight_bound(self, clients: Sequence[Client]) -> int:
         """Public bound on a client's weight without DP: 1, or with the published weights the points of an episode."""
         if self.config.schedule.weights == "uniform":
             return 1
         options = max(len(question.options) for question in self.holdings.survey.questions)
-        return options * 2 * self.bounds().context[1] * (len(self.holdings.names) if self.method.pooled else 1)
+        return options * (self.bounds().context[1] + self.bounds().target[1])
 
     # ---- one client ----------------------------------------------------------------------------------------------
 
@@ -191,6 +198,21 @@ class PluralLLM:
         self.set_shared(shared)
         found = {cell: evaluate(self.predictor, self.holdings, cell, self.evaluation()) for cell in cells}
         return {cell: scores for cell, scores in found.items() if scores is not None}
+
+    def own_scores(self, clients: Sequence[Client], cells: tuple[Cell, ...]) -> dict[str, float]:
+        """Where every group keeps a predictor of its own: each scored on its own answers, then joined by cell."""
+        joined: dict[str, float] = {}
+        for cell, prefix in zip(cells, ("", "known questions/"), strict=True):
+            predicted: dict[str, Mapping[str, NDArray[np.float64]]] = {}
+            episodes = episodes_of(self.holdings, cell, self.evaluation())
+            for client in clients:
+                state = self.states.load(client.name, self.config.federation.rounds)
+                self.set_shared(state.lora["vector"].numpy())
+                own = [episode for episode in episodes if episode.group == client.name]
+                predicted |= predicted_answers(self.predictor, self.holdings, own)
+            if episodes:
+                joined |= score_cell(predicted, self.holdings, episodes).named(prefix)
+        return joined
 
     def evaluation(self) -> EvaluationPlan:
         """The fixed evaluation of this configuration."""

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedpdpo_secure.budget import ClientLedgers, plan_budget
-from fedpdpo_secure.charged_rows import canonical_row
 from fedpdpo_secure.config import Config, ConfigError, make_config
-from fedpdpo_secure.data.pairs import Federation, PreferencePair
+from fedpdpo_secure.data.pairs import Federation, PreferencePair, canonical_row
 from privacy.errors import CommitMismatch, LedgerBroken, LedgerMismatch, LedgerRolledBack, RowsChargedElsewhere
 from privacy.events import FullBatchGaussian
 from privacy.ledger import Ledger, verify, verify_dir

@@ -126,7 +126,7 @@ def test_momentum_is_kept_across_a_resume(tmp_path: Path) -> None:
     state = GlobalState(3, np.arange(4.0), np.ones(2))
     save_checkpoint(tmp_path, state, "digest")
     back = load_checkpoint(tmp_path, "digest")
-    assert np.array_equal(back.velocity, state.velocity) and np.array_equal(back.lora, state.lora)
+    assert np.array_equal(back.velocity, state.velocity) and np.array_equal(back.shared, state.shared)
     save_checkpoint(tmp_path, GlobalState(3, np.arange(4.0)), "digest")
     assert load_checkpoint(tmp_path, "digest").velocity is None
 
