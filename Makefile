@@ -20,7 +20,11 @@ install: $(VENV)/.installed ## Make the virtual environment with the command fed
 
 demo: $(VENV)/.installed ## Train the built-in federation (no download but packages) and show where the results are
 	if test -f $(OUT)/config.yaml; then rm -rf $(OUT); fi
+	if test -f $(OUT)-plural/config.yaml; then rm -rf $(OUT)-plural; fi
 	$(VENV)/bin/fedpdpo train experiments/configs/quickstart.yaml --output_dir $(OUT)
+	@echo
+	$(VENV)/bin/fedpdpo train experiments/configs/pluralllm_quickstart.yaml --output_dir $(OUT)-plural --quiet
+	@$(VENV)/bin/python -m experiments.demo_line $(OUT)-plural
 	@echo
 	@echo "Results are in $(OUT): rounds.csv (privacy per round), shared_adapter (loads with PEFT), ledger."
 	@echo "Check the ledger with: $(VENV)/bin/fedpdpo ledger verify $(OUT)"
