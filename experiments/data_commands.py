@@ -1,4 +1,4 @@
-"""`fedpdpo data check|make`: look at preference data before anything trains, or write the built-in federation."""
+"""`fedpdpo data check|make`: look at pairs or a survey before anything trains, or write the built-in federation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value of CONFIG.")
 @output_options
 def check(config: Path, overrides: tuple[str, ...], output: Output) -> None:
-    """Count the pairs of CONFIG and show one.
+    """Count the pairs (or survey answers) of CONFIG and show one.
 
     Reads them all as a run would and trains nothing. The counts are facts about private data: they are for the
     owner's eyes.
@@ -40,6 +40,9 @@ def check(config: Path, overrides: tuple[str, ...], output: Output) -> None:
     from fedpdpo_secure.data.federation import load_federation
 
     chosen = load_config(config, overrides)
+    if chosen.task == "pluralllm":
+        _check_survey(chosen, output)
+        return
     tokenizer = _tokenizer(chosen)
     federation = load_federation(chosen, tokenizer)
     cut = None if tokenizer is None else _cut_pairs(federation, tokenizer, chosen.dpo.max_length)
@@ -87,6 +90,16 @@ def make(folder: Path, clients: int, pairs: int, heterogeneity: float, seed: int
     for path in files:
         output.say(str(path))
     output.finish({"files": [str(path) for path in files], "clients": clients, "pairs": pairs, "seed": seed})
+
+
+def _check_survey(config: Config, output: Output) -> None:
+    from experiments.survey_view import show_survey, survey_values
+    from fedpdpo_secure.pluralllm.holdings import load_holdings
+
+    values = survey_values(load_holdings(config))
+    if not output.quiet:
+        show_survey(values)
+    output.finish(values)
 
 
 def _tokenizer(config: Config) -> PreTrainedTokenizerBase | None:

@@ -46,7 +46,10 @@ def plan(
     early = None if needs_dim(chosen) else _privacy(chosen, None)  # refused before the model's shape is read
     model, noised = _model(chosen), dim
     dim = dim or model["parameters"]
-    privacy = early or _privacy(chosen, model["noised"] if noised is None else noised)
+    noised = model["noised"] if noised is None else noised
+    if early is None and noised is None and chosen.task == "pluralllm":
+        raise CommandError(f"{model['model_unread']}: how much is noised is not known; give --dim", EXIT_IMPOSSIBLE)
+    privacy = early or _privacy(chosen, noised)
     values = {"private": privacy["epsilon"] is not None, **privacy, **_secagg(chosen, privacy), **model}
     values["secagg_costs"] = _costs(chosen, dim, dropped)
     if not output.quiet:
@@ -154,24 +157,35 @@ def _costs(config: Config, dim: int | None, dropped: float) -> dict[str, Any] | 
 def _model(config: Config) -> dict[str, Any]:
     """Shared parameters, upload and memory from the model's shape; nulls where that cannot be read."""
     from experiments.model_shape import model_shape
+    from experiments.predictor_size import predictor_size
 
     try:
+        if config.task == "pluralllm":
+            size = predictor_size(config)
+            sizes = _sizes(config, size.parameters, size.parameters, size.predictor_parameters)
+            return {**sizes, "embedding_width": size.width, "memory_bytes": None}
         shape = model_shape(config)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         return {"parameters": None, "noised": None, "upload_bytes": None, "memory_bytes": None, "model_unread": reason}
-    extra = 2 if config.privacy.unit == "none" else 0  # weight and loss travel inside the vector
-    upload = (shape.parameters + extra) * config.secagg.bits // 8
     return {
-        "parameters": shape.parameters,
-        "noised": shape.noised,
-        "model_parameters": shape.model_parameters,
-        "upload_bytes": upload,
-        "round_upload_bytes": upload * config.federation.clients,
+        **_sizes(config, shape.parameters, shape.noised, shape.model_parameters),
         "memory_bytes": {
             "float32": shape.memory_bytes(config, bytes_per_weight=4),
             "bfloat16": shape.memory_bytes(config, bytes_per_weight=2),
         },
+    }
+
+
+def _sizes(config: Config, parameters: int, noised: int, whole: int) -> dict[str, Any]:
+    extra = 2 if config.privacy.unit == "none" else 0  # weight and loss travel inside the vector
+    upload = (parameters + extra) * config.secagg.bits // 8
+    return {
+        "parameters": parameters,
+        "noised": noised,
+        "model_parameters": whole,
+        "upload_bytes": upload,
+        "round_upload_bytes": upload * config.federation.clients,
     }
 
 
@@ -196,9 +210,13 @@ def _show(output: Output, config: Config, values: dict[str, Any]) -> None:
     if values["parameters"] is None:
         output.say(f"model       its shape cannot be read here ({values['model_unread']}): no bytes, no memory")
         return
-    output.say(f"model       {values['model_parameters']:,} parameters, {values['parameters']:,} of the adapter shared")
+    whole, shared = values["model_parameters"], values["parameters"]
+    part = "of them" if config.task == "pluralllm" and config.predictor.lora_r is None else "of the adapter"
+    output.say(f"model       {whole:,} parameters, {shared:,} {part} shared")
     output.say(f"upload      {size(values['upload_bytes'])} a client and round, keys and shares aside")
     memory = values["memory_bytes"]
+    if memory is None:
+        return
     output.say(
         f"memory      roughly {size(memory['float32'])} in float32, {size(memory['bfloat16'])} in bfloat16, "
         f"micro-batch {config.dpo.micro_batch}, longest pairs"
@@ -222,23 +240,29 @@ def _show_costs(output: Output, costs: dict[str, Any]) -> None:
 
 
 def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> None:
+    from experiments.round_table import UNIT_WORDS
     from fedpdpo_secure.claims import adversary
+    from fedpdpo_secure.config.units import moves, sampled
 
     private = values["epsilon"] is not None
     if private:
-        unit = "one preference pair" if values["unit"] == "pair" else "one client"
-        output.say(f"unit        {unit}; neighbours: {values['relation']}; delta {values['delta']:g}")
+        output.say(
+            f"unit        {UNIT_WORDS[values['unit']]}; neighbours: {values['relation']}; delta {values['delta']:g}"
+        )
         output.say(f"against     {adversary(config)}")
     else:
         output.warn("NOT PRIVATE: epsilon is infinite")
     poisson = f"Poisson, rate {values['sample_rate']:g}, divisor {values['expected_batch'] or 1:g} (public)"
-    sampler = poisson if values["unit"] == "pair" else "every client in every round"
+    sampler = poisson if sampled(config) else "every client in every round"
     output.say(
         f"sampler     {sampler}; {count_of(config.federation.local_steps or 1, 'step')} a round, "
         f"{count_of(values['rounds'], 'round')}"
     )
     origin = "calibrated" if config.privacy.noise_multiplier is None else "given"
-    output.say(f"noise       multiplier {values['noise_multiplier']:.6g} ({origin}), clip norm {values['clip_norm']:g}")
+    of = "" if moves(config) == 1 else " of twice the clip norm (one question turns one gradient into another)"
+    output.say(
+        f"noise       multiplier {values['noise_multiplier']:.6g} ({origin}){of}, clip norm {values['clip_norm']:g}"
+    )
     output.say(f"            added by {values['noise_by']}")
     if private:
         _show_epsilon(output, config, values)
@@ -247,7 +271,7 @@ def _show_privacy(output: Output, config: Config, values: dict[str, Any]) -> Non
 def _show_epsilon(output: Output, config: Config, values: dict[str, Any]) -> None:
     budget = "" if values["budget"] is None else f" of budget {values['budget']:g}"
     output.say(f"epsilon     {number(values['epsilon'], 4)}{budget} after the last round, by {values['accountant']}")
-    if values["unit"] == "pair":
+    if values["unit"] in ("pair", "question"):
         output.say(f"            {number(values['unamplified'])} if the sample were known (no amplification)")
     if values["epsilon_own"] is not None:
         output.say(f"            {number(values['epsilon_own'])} if aggregation fails: a client's own share alone")

@@ -42,10 +42,11 @@ class Mode:
     changes: tuple[str, ...]
     rate: str  # dpo.learning_rate, from `rates`
     tuned: bool = True  # False: takes the rate of the mode it is compared with
+    epsilons: tuple[str, ...] = EPSILONS
 
 
 FROZEN = Mode("frozen", "pair/local, frozen", (_FLOAT,), "0.3")
-JOINT = Mode("joint", "pair/local, joint", (_FLOAT, "method.personal=joint"), "0.3", tuned=False)
+JOINT = Mode("joint", "pair/local, joint", (_FLOAT, "method.personal=joint"), "0.3", tuned=False, epsilons=("1", "8"))
 SHARES = Mode("shares", "pair/distributed, 1 colluder", (*_SHARED, "privacy.colluding=1"), "0.3")
 CENTRAL = Mode("central", "central DP-SGD (trusted curator)", (_FLOAT, "method.name=centralized"), "0.3", tuned=False)
 MODES = (SHARES, CENTRAL, FROZEN, JOINT)
@@ -53,7 +54,8 @@ MODES = (SHARES, CENTRAL, FROZEN, JOINT)
 
 def mode_cells(seeds: Sequence[int]) -> list[Cell]:
     """Every mode at every epsilon, the decisive ones first, and one schedule that clips without noise."""
-    planned = [(mode, epsilon) for epsilon in sorted(EPSILONS, key=("1", "8", "0.5").index) for mode in MODES]
+    order = sorted(EPSILONS, key=("1", "8", "0.5").index)
+    planned = [(mode, epsilon) for epsilon in order for mode in MODES if epsilon in mode.epsilons]
     return [mode_cell(mode, epsilon, seed) for mode, epsilon in (*planned, (CENTRAL, NO_NOISE)) for seed in seeds]
 
 
@@ -75,11 +77,11 @@ def mode_table(out: Path, seeds: Sequence[int]) -> str:
     found = {
         (mode.key, epsilon): [read_scores(mode_cell(mode, epsilon, seed).folder(out)) for seed in seeds]
         for mode in MODES
-        for epsilon in EPSILONS
+        for epsilon in mode.epsilons
     }
     free = [read_scores(mode_cell(CENTRAL, NO_NOISE, seed).folder(out)) for seed in seeds]
     rows = [
-        [mode.label, *(spread(released(run) for run in found[mode.key, epsilon]) for epsilon in EPSILONS)]
+        [mode.label, *(spread(released(run) for run in found.get((mode.key, epsilon), ())) for epsilon in EPSILONS)]
         for mode in MODES
     ]
     rows.append(["clipped, no noise", *[spread(released(run) for run in free)] * len(EPSILONS)])
@@ -99,6 +101,8 @@ def mode_table(out: Path, seeds: Sequence[int]) -> str:
 
 def _difference(found: dict[tuple[str, str], list[Scores]], one: Mode, other: Mode, epsilon: str) -> str:
     """Mean and spread of the difference of equal seeds: they share backbone, pairs and adapter."""
+    if epsilon not in one.epsilons or epsilon not in other.epsilons:
+        return "-"
     pairs = zip(found[one.key, epsilon], found[other.key, epsilon], strict=True)
     values = [released(first) - released(second) for first, second in pairs]
     mean = f"{statistics.mean(values):+.3f}"
@@ -120,10 +124,10 @@ def mode_plot(out: Path, seeds: Sequence[int]) -> Path:
     lines = [
         Line(
             mode.label,
-            [float(epsilon) for epsilon in EPSILONS],
+            [float(epsilon) for epsilon in mode.epsilons],
             [
                 [released(read_scores(mode_cell(mode, epsilon, seed).folder(out))) for seed in seeds]
-                for epsilon in EPSILONS
+                for epsilon in mode.epsilons
             ],
         )
         for mode in MODES

@@ -31,6 +31,16 @@ RELATIONS = {
     "question": "add or remove one group's answers to one question",
     "none": "none",
 }
+_PLURAL_WORDS = (("pairs", "answers"), ("adapter", "predictor"))
+
+
+def fitted(config: Config, text: str) -> str:
+    """`text`, which is about pairs and an adapter, in the words of the task."""
+    if config.task == "fedpdpo":
+        return text
+    for word, own in _PLURAL_WORDS:
+        text = text.replace(word, own)
+    return text
 
 
 def noise_kind(config: Config, budget: BudgetPlan) -> str:
@@ -61,6 +71,10 @@ def sampler_text(config: Config, verdicts: Mapping[str, int] | None = None) -> s
 
 def adversary(config: Config) -> str:
     """Against whom the claim of this run holds."""
+    return fitted(config, _adversary(config))
+
+
+def _adversary(config: Config) -> str:
     if config.method.name == "centralized":
         return "readers of the adapter; whoever pools the pairs sees them all and is trusted"
     if not distributed(config):

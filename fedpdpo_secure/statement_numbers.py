@@ -25,7 +25,7 @@ from privacy.units import person, replaced
 from privacy.views import Views
 
 CURVE = (100.0, 10.0, 1.0, 0.1, 0.01)  # times the delta of the claim
-PERSONS = (2, 5, 10)  # pairs of one person
+PERSONS = (2, 5, 10)  # pairs of one person, or questions that one person answered
 _LARGEST_MU = 1000.0
 
 
@@ -81,14 +81,19 @@ def gaussian_mu(bound: Bound) -> float | None:
 
 
 def person_bounds(config: Config, histories: Histories, delta: float) -> list[dict[str, Any]]:
-    """What is left for a person who holds several pairs at one client (`privacy.units`); [] at client level."""
-    if config.privacy.unit != "pair":
+    """What is left for a person who holds several pairs at one client (`privacy.units`), or whose answers stand in
+    several of a group's questions; [] at client level.
+
+    k questions that are sampled turn at most k clipped gradients into others, so they move the sum by at most k times
+    what one does: the binomial that holds for pairs holds for them.
+    """
+    if not sampled(config):
         return []
-    most = config.data.pairs_per_client or PERSONS[-1]
-    counts = [pairs for pairs in PERSONS if pairs <= most]
+    most, name = declared_size(config) or PERSONS[-1], "pairs" if config.privacy.unit == "pair" else "questions"
+    counts = [count for count in PERSONS if count <= most]
     return [
-        {"pairs": pairs, "epsilon": finite_epsilon(_worst(histories, partial(person, delta=delta, pairs=pairs)))}
-        for pairs in counts
+        {name: count, "epsilon": finite_epsilon(_worst(histories, partial(person, delta=delta, pairs=count)))}
+        for count in counts
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpdpo_secure.budget import BudgetPlan
-from fedpdpo_secure.claims import PUBLIC_DATA, UNITS, adversary, noise_by
+from fedpdpo_secure.claims import PUBLIC_DATA, UNITS, adversary, fitted, noise_by
 from fedpdpo_secure.config import Config
 from fedpdpo_secure.config.masking import graph_parameters
 from fedpdpo_secure.methods import choose_method
@@ -16,12 +16,17 @@ from fedpdpo_secure.serving import wants_serving
 from fedpdpo_secure.shares import distributed
 
 AUDIT_FILE = "audit.json"
+HOLDS_IF = {
+    "pair": "no pair is at two clients; a person with several pairs has the epsilons under `person`",
+    "question": "no group has answers to more questions (a run that finds more is refused, which tells so); who "
+    "answered several questions has the epsilons under `person`",
+}
 
 
 def dp_model(config: Config, budget: BudgetPlan) -> dict[str, Any]:
     """Local, distributed or central noise, by whom, and who is trusted with what."""
     return {"kind": model_kind(config), "noise_by": noise_by(config, budget), "against": adversary(config),
-            "trusted": _trusted(config)}  # fmt: skip
+            "trusted": [fitted(config, text) for text in _trusted(config)]}  # fmt: skip
 
 
 def model_kind(config: Config) -> str:
@@ -57,14 +62,17 @@ def unit(config: Config) -> dict[str, Any]:
         "name": config.privacy.unit,
         "words": UNITS[config.privacy.unit],
         "pairs_per_client": config.data.pairs_per_client,
-        "holds_if": "no pair is at two clients; a person with several pairs has the epsilons under `person`"
-        if config.privacy.unit == "pair"
-        else "one person's data is at one client",
+        "questions_per_group": config.survey.questions_per_group if config.privacy.unit == "question" else None,
+        "holds_if": HOLDS_IF.get(config.privacy.unit or "none", "one person's data is at one client"),
     }
 
 
 def covered(config: Config, rounds: int) -> list[str]:
     """Everything that leaves the clients under the claim."""
+    return [fitted(config, text) for text in _covered(config, rounds)]
+
+
+def _covered(config: Config, rounds: int) -> list[str]:
     if config.method.name == "centralized":
         return [f"the pooled adapter after each of {rounds} rounds", "the final adapter"]
     seen = "the sum" if config.secagg.enabled else "every client's vector and their sum"
@@ -90,8 +98,15 @@ def not_covered(config: Config, budget: BudgetPlan, *, reason: str | None, decla
         lines.append("learning rate, clip norm, rounds or stopping chosen on private data: nothing was declared")
     if config.privacy.unit == "pair":
         lines.append("a person with several pairs, beyond the numbers given for that; pairs at several clients")
-    lines.append("the base model's own training data, and public data it was warmed up on")
-    lines.append("who took part, the length of texts and the time that rounds take")
+    if config.task == "pluralllm":
+        lines += _outside_survey(config)
+    else:
+        lines.append("the base model's own training data, and public data it was warmed up on")
+    lines.append(
+        "who took part, the length of texts and the time that rounds take"
+        if config.task == "fedpdpo"
+        else "which groups took part, which questions there are, and the time that rounds take"
+    )
     lines.append("what operating systems, other software and people at the clients leak")
     lines.append("poisoning: a client may send anything that fits its vector")
     if reason is None and not exact_arithmetic(budget):
@@ -99,6 +114,19 @@ def not_covered(config: Config, budget: BudgetPlan, *, reason: str | None, decla
     if config.data.public:
         lines.append(PUBLIC_DATA)
     return lines
+
+
+def _outside_survey(config: Config) -> list[str]:
+    lines = []
+    if config.privacy.unit == "question":
+        lines.append("someone who answered more questions than the numbers given for that, or in several groups")
+    if config.survey.pretrain:
+        lines.append(f"the answers of {', '.join(config.survey.pretrain)}: trained on without noise, declared public")
+    if config.predictor.path is not None:
+        lines.append("what the predictor of predictor.path was trained on: it is declared public")
+    if config.data.public:
+        lines.append("scores of groups that do not train: released without noise, as their answers are public")
+    return [*lines, "the training data of the model that made the embeddings"]
 
 
 def exact_arithmetic(budget: BudgetPlan) -> bool:

@@ -20,7 +20,7 @@ def markdown(values: Mapping[str, Any]) -> str:
     lines = [
         title,
         "",
-        f"Method {run['method']}, personal parts {run['personal']}, data `{run['data_id']}`; "
+        f"{_method(run)}, data `{run['data_id']}`; "
         f"{run['rounds_done']} of {run['rounds_planned']} rounds done, {run['state']}"
         + (f" ({run['stopped']})" if run["stopped"] else "")
         + ".",
@@ -33,6 +33,12 @@ def markdown(values: Mapping[str, Any]) -> str:
     for heading, rows in _sections(values):
         lines += [f"## {heading}", "", *(f"- {row}" for row in rows if row), ""]
     return "\n".join(lines)
+
+
+def _method(run: Mapping[str, Any]) -> str:
+    if run.get("task", "fedpdpo") != "fedpdpo":
+        return f"Task {run['task']}, method {run['method']}"
+    return f"Method {run['method']}, personal parts {run['personal']}"
 
 
 def _boxes(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -91,16 +97,24 @@ def _curve_rows(values: Mapping[str, Any]) -> list[str]:
     rows = [f"delta {point['delta']:g}: epsilon {number(point['epsilon'])}" for point in points]
     if values["curve"]["gaussian_mu"] is not None:
         rows.append(f"at these deltas a Gaussian release of mu {number(values['curve']['gaussian_mu'])} gives no less")
-    rows += [
-        f"a person with {one['pairs']} pairs: epsilon {number(one['epsilon'])}" for one in values["unit"]["person"]
-    ]
+    rows += [f"{_person(one)}: epsilon {number(one['epsilon'])}" for one in values["unit"]["person"]]
     if values["private"]:
         rows.append(f"one unit replaced by another: epsilon {number(values['adjacency']['replace_one_epsilon'])}")
     if spent["delta_times_n"] is not None:
         rows.append(f"delta is {spent['delta_times_n']:.2g} of 1/n, n = {spent['units']:,} declared")
     if values["unit"]["pairs_per_client"] is not None:
         rows.append(f"at most {values['unit']['pairs_per_client']:,} pairs at a client; {values['unit']['holds_if']}")
+    if values["unit"].get("questions_per_group") is not None:
+        rows.append(
+            f"at most {values['unit']['questions_per_group']:,} questions of a group; {values['unit']['holds_if']}"
+        )
     return rows or ["none holds"]
+
+
+def _person(one: Mapping[str, Any]) -> str:
+    if "pairs" in one:
+        return f"a person with {one['pairs']} pairs"
+    return f"someone whose answers stand in {one['questions']} of a group's questions"
 
 
 def _accounting_rows(values: Mapping[str, Any]) -> list[str]:

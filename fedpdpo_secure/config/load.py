@@ -23,7 +23,7 @@ from fedpdpo_secure.config.rules import resolve
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The resolved configuration of `path` with `overrides` (each "section.key=value") on top.
 
-    `${NAME}` in dataset, model and test paths is read from the environment. Raises ConfigError.
+    `${NAME}` in dataset, model, embeddings and test paths is read from the environment. Raises ConfigError.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -43,12 +43,11 @@ def make_config(values: dict[str, Any]) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from error
-    data = config.data
-    if data.test is not None:
-        data = data.model_copy(update={"test": _expand(data.test, "data.test")})
+    test, embeddings = _expand(config.data.test, "data.test"), _expand(config.survey.embeddings, "survey.embeddings")
     config = config.model_copy(
         update={
-            "data": data,
+            "data": config.data.model_copy(update={"test": test}),
+            "survey": config.survey.model_copy(update={"embeddings": embeddings}),
             "model_name_or_path": _expand(config.model_name_or_path, "model_name_or_path"),
             "dataset_name": _expand(config.dataset_name, "dataset_name"),
         }
@@ -120,7 +119,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not YAML") from error
 
 
-def _expand(text: str, field: str) -> str:
+def _expand(text: str | None, field: str) -> str | None:
+    if text is None:
+        return None
     expanded = os.path.expandvars(text)
     missing = re.search(r"\$\{?(\w+)", expanded)
     if missing:

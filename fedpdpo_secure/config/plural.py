@@ -25,7 +25,7 @@ class SurveySection(Section):
     least_answers: int = Field(30, ge=2)  # questions a group must have answered
     heldout_fraction: float = Field(0.2, ge=0, lt=0.9)  # of the questions, by hash: no group trains on them
     split: Literal["hash", "survey_order"] = "hash"  # survey_order: published, the first 90 % of a group's questions
-    questions_per_group: int = Field(400, ge=4)  # declared public bound; more are refused
+    questions_per_group: int = Field(400, ge=4)  # declared public bound (unit question); more are refused
 
 
 class SyntheticSurveySection(Section):
@@ -46,7 +46,7 @@ class PredictorSection(Section):
     feedforward: int = Field(128, ge=4)
     loss: Literal["gaussian", "cross_entropy", "kl"] = "cross_entropy"  # gaussian: published
     lora_r: int | None = Field(None, ge=1)  # adapter on a frozen predictor (`survey.pretrain`, or `path`)
-    path: str | None = None  # safetensors file of a predictor to start from; it must be public
+    path: str | None = None  # folder of a predictor to start from (shared_predictor of a run); it must be public
     pretrain_steps: int = Field(300, ge=0)  # on the groups of `survey.pretrain`
 
 

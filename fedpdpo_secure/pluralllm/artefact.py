@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fedpdpo_secure.data.pairs import DataError
+from fedpdpo_secure.model.lora import lora_parameters
 from fedpdpo_secure.pluralllm.lora import with_lora
 from fedpdpo_secure.pluralllm.predictor import Predictor, PredictorShape, make_predictor
 
@@ -44,19 +46,39 @@ def load_predictor(folder: Path) -> Predictor:
     try:
         known = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: holds no predictor ({error})") from error
-    if known.get("version") != VERSION:
-        raise DataError(f"{folder / SHAPE}: version {known.get('version')!r} is not known here")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder}: holds no predictor ({' '.join(str(error).split())})") from error
+    version = known.get("version") if isinstance(known, dict) else None
+    if version != VERSION:
+        raise DataError(f"{folder / SHAPE}: version {version!r} is not known here")
     generator = torch.Generator().manual_seed(0)  # every value is overwritten below
-    predictor = make_predictor(PredictorShape(**known["shape"]), generator)
-    if known["lora_r"] is not None:
-        with_lora(predictor, rank=known["lora_r"], alpha=2.0 * known["lora_r"], generator=generator)
-    missing = sorted(set(predictor.state_dict()) ^ set(tensors))
-    if missing:
-        raise DataError(f"{folder / WEIGHTS}: tensor {missing[0]!r} does not fit {SHAPE}")
+    try:
+        predictor = make_predictor(PredictorShape(**known["shape"]), generator)
+        if known["lora_r"] is not None:
+            with_lora(predictor, rank=known["lora_r"], alpha=2.0 * known["lora_r"], generator=generator)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / SHAPE}: describes no predictor ({error})") from error
+    wanted = {name: value.shape for name, value in predictor.state_dict().items()}
+    found = {name: value.shape for name, value in tensors.items()}
+    if wanted != found:
+        name = next(name for name in sorted(wanted | found) if wanted.get(name) != found.get(name))
+        raise DataError(f"{folder / WEIGHTS}: tensor {name!r} does not fit {SHAPE}")
     predictor.load_state_dict(tensors)
     return predictor.eval()
+
+
+def read_shape(folder: Path) -> tuple[PredictorShape, int | None]:
+    """(shape, rank of its adapter or None) of a saved predictor, without its weights. Raises DataError."""
+    try:
+        known = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
+        return PredictorShape(**known["shape"]), known["lora_r"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: holds no predictor ({error})") from error
+
+
+def adapter_rank(predictor: Predictor) -> int | None:
+    """The rank of the adapter that `predictor` carries, None without one."""
+    return next((len(value) for name, value in lora_parameters(predictor) if "lora_A" in name), None)
 
 
 def seeded_generator(seed: int, *path: int) -> torch.Generator:

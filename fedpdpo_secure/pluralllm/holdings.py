@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def _embeddings(config: Config, survey: Survey, progress: Progress | None) -> Po
 def _groups(config: Config, survey: Survey) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """(trained, unseen, for public pretraining). Without names: by keyed hash of the name, out of all others."""
     chosen, count = config.survey, config.federation.clients
+    for field in ("groups", "unseen", "pretrain"):
+        _check_names(survey, f"survey.{field}", getattr(chosen, field) or ())
     pretrain = tuple(chosen.pretrain)
     rest = [name for name in survey.groups if name not in pretrain]
     if config.data.public:  # a choice by number of answers looks at the answers
@@ -125,9 +128,19 @@ def _split(config: Config, survey: Survey, trained: tuple[str, ...], unseen: tup
     return replace(split, unseen_groups=tuple(name for name in split.unseen_groups if name in unseen))
 
 
+def _check_names(survey: Survey, field: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in survey.answers:
+            close = difflib.get_close_matches(name, survey.groups, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise DataError(f"{field}: no answers of {name!r} in the survey{hint}")
+
+
 def _check_size(config: Config, group: str, questions: int) -> None:
-    bound = config.survey.questions_per_group
-    if not 2 <= questions <= bound:
-        raise DataError(
-            f"group {group}: trains on {questions} questions, outside 2..{bound} (survey.questions_per_group)"
-        )
+    """Without a claim an episode needs two questions. Under one, a refusal would tell of the number: a group of any
+    number takes part, with noise alone if need be; only a declaration that is false is refused, without the number."""
+    unit, bound = config.privacy.unit, config.survey.questions_per_group
+    if unit == "none" and questions < 2:
+        raise DataError(f"group {group}: trains on {questions} questions; an episode needs at least two")
+    if unit == "question" and questions > bound:
+        raise DataError(f"survey.questions_per_group: group {group} trains on more than the declared {bound} questions")

@@ -7,8 +7,9 @@ public words, and the context: the group's own answers, un-noised.
   a release without noise, whatever the predictor's epsilon.
 - ONE context answer moves the shares behind EVERY pair of its group, so FedPDPO at unit `pair` says nothing about that
   answer: it protects a pair, and here no pair is anybody's. Use unit `client` (the whole update of the group, hence its
-  whole file of n pairs) or `privacy.units.person(events, delta, pairs=n)`, never epsilon as printed for one pair. A
-  group that also helped to train the predictor pays for both: epsilons and deltas add up.
+  whole file of n pairs) or `privacy.units.person(events, delta, pairs=n)`, never epsilon as printed for one pair. Both
+  say "the group is there or not"; one changed answer REPLACES its update, or its n pairs. A group that also helped to
+  train the predictor pays for both: epsilons and deltas add up.
 """
 
 from __future__ import annotations

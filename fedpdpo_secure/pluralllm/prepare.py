@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from fedpdpo_secure.checkpoint import GlobalState
 from fedpdpo_secure.config import Config
-from fedpdpo_secure.methods import choose_method
-from fedpdpo_secure.pluralllm.artefact import FOLDER, save_predictor
+from fedpdpo_secure.methods import Method, choose_method
+from fedpdpo_secure.pluralllm.artefact import FOLDER, adapter_rank, save_predictor
 from fedpdpo_secure.pluralllm.evaluation import CellScores, evaluate_baselines
 from fedpdpo_secure.pluralllm.holdings import Holdings, load_holdings
 from fedpdpo_secure.pluralllm.splits import Cell
 from fedpdpo_secure.pluralllm.task import PluralLLM
 from fedpdpo_secure.progress import Progress
+from fedpdpo_secure.report import LOCAL
 from fedpdpo_secure.round import RoundOutcome
 from fedpdpo_secure.task import POOLED, Client
 from fedpdpo_secure.tasks import FinalMeasures
@@ -36,8 +37,8 @@ PREFIXES = {
 def prepare_plural(config: Config, folder: Path, progress: Progress) -> PluralRun:
     """Read and check the survey, make the public initial predictor; raises ConfigError or DataError in one line."""
     holdings = load_holdings(config)
-    for note in holdings.notes:
-        progress.note(note)
+    for note in holdings.notes:  # they count rows
+        progress.note(note if config.data.public else f"{note} ({LOCAL})")
     task = PluralLLM(config, choose_method(config), holdings, folder / "personal")
     return PluralRun(task, task.shared_vector())
 
@@ -62,7 +63,7 @@ class PluralRun:
 
     @property
     def device(self) -> str:
-        return "cpu"
+        return str(next(self.task.predictor.parameters()).device)
 
     def keep_base(self, folder: Path) -> str:
         """Nothing: the predictor's folder holds all of it."""
@@ -84,9 +85,8 @@ class PluralRun:
 
     def save_shared(self, folder: Path, state: GlobalState, *, base: str, claim: str) -> Path:
         self.task.set_shared(state.shared)
-        return save_predictor(
-            folder / FOLDER, self.task.predictor, lora_r=self.task.config.predictor.lora_r, claim=claim
-        )
+        predictor = self.task.predictor
+        return save_predictor(folder / FOLDER, predictor, lora_r=adapter_rank(predictor), claim=claim)
 
     def final(self, state: GlobalState, progress: Progress) -> FinalMeasures:
         """The predictor's scores in every cell, the untrained one's, and the baselines'."""
@@ -105,7 +105,7 @@ class PluralRun:
             shared={},
             untrained={**untrained, **baselines},
             released={},
-            served_as="pooled predictor" if self.task.method.pooled else "shared predictor",
+            served_as=_served_as(self.task.method),
         )
 
     def _own(self) -> dict[str, float]:
@@ -131,6 +131,12 @@ class GroupOwners:
                 question = survey.questions[index]
                 answer = [f"{value:.6f}" for value in survey.answers[group][index]]
                 yield group, json.dumps([question.text, question.options, answer]).encode()
+
+
+def _served_as(method: Method) -> str:
+    if method.pooled:
+        return "pooled predictor"
+    return "shared predictor" if method.aggregated else "own predictors"
 
 
 def named_scores(scores: Mapping[Cell, CellScores], cells: tuple[Cell, ...]) -> dict[str, float]:

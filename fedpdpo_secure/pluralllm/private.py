@@ -8,7 +8,7 @@ plan says `moves=2`). The row of a gradient is the episode; their number is at m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +50,15 @@ class QuestionStep:
         roles = assign(self._questions[chosen], episodes=self._episodes, target_rate=self._rate, entropy=entropy)
         return roles.build(self._group)
 
-    def batches(self, episodes: Sequence[Episode]) -> list[EpisodeBatch]:
-        """One physical batch, none where no episode counts."""
-        if not episodes:
-            return []
+    def batches(self, episodes: Sequence[Episode]) -> Iterator[EpisodeBatch]:
+        """Every episode as a physical batch of its own, without padding.
+
+        Beside others it would be padded to the longest, and float32 sums over more columns round otherwise: one
+        question would then move, in their last bits, the gradients of episodes that it is not in.
+        """
         device = next(self._predictor.parameters()).device
-        return [collate(self._holdings.survey, self._holdings.embeddings, episodes).to(device)]
+        for episode in episodes:
+            yield collate(self._holdings.survey, self._holdings.embeddings, [episode]).to(device)
 
     def losses(self, batch: EpisodeBatch) -> Tensor:
         """float[episodes]."""

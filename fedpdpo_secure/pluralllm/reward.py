@@ -67,7 +67,7 @@ class GroupReward:
         self._check_width(candidates, "candidates")
         batch = _episode(self.context, candidates).to(next(self.predictor.parameters()).device)
         with torch.no_grad():
-            mean = self.predictor(batch).mean[0, -len(candidates) :].double().cpu().numpy()
+            mean: NDArray[np.float64] = self.predictor(batch).mean[0, -len(candidates) :].double().cpu().numpy()
         if not np.isfinite(mean).all():
             raise ValueError("predictor must give finite scores, gave one that is not")
         return mean
@@ -79,7 +79,8 @@ class GroupReward:
         """
         weights = self.rewards(candidates)
         weights = np.exp(weights - weights.max())
-        return weights / weights.sum()
+        shares: NDArray[np.float64] = weights / weights.sum()
+        return shares
 
     def best_of(self, candidates: Vectors) -> int:
         """The place of the candidate with the largest share, the first of several. Raises as `rewards`."""

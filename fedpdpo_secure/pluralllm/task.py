@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from fedpdpo_secure.local.plan import LocalPlan, LocalUpdate, NonFiniteError
 from fedpdpo_secure.local.state import ClientState, StateFolder
 from fedpdpo_secure.methods import Method
 from fedpdpo_secure.model.layout import Named, ParamLayout, assign, flatten
-from fedpdpo_secure.pluralllm.artefact import load_predictor, seeded_generator
 from fedpdpo_secure.pluralllm.episodes import PUBLISHED_BOUNDS, Bounds
 from fedpdpo_secure.pluralllm.evaluation import (
     CellScores,
@@ -26,8 +26,8 @@ from fedpdpo_secure.pluralllm.evaluation import (
     score_cell,
 )
 from fedpdpo_secure.pluralllm.holdings import Holdings
-from fedpdpo_secure.pluralllm.lora import trainable, with_lora
-from fedpdpo_secure.pluralllm.predictor import Predictor, PredictorShape, make_predictor
+from fedpdpo_secure.pluralllm.initial import make_shared_predictor
+from fedpdpo_secure.pluralllm.lora import trainable
 from fedpdpo_secure.pluralllm.private import QuestionStep, question_integers, train_questions
 from fedpdpo_secure.pluralllm.splits import Cell
 from fedpdpo_secure.pluralllm.training import AdamPlan, train_adam
@@ -181,11 +181,12 @@ class PluralLLM:
         entropy: Entropy,
         start: NDArray[np.float64],
     ) -> LocalUpdate:
-        """The whole update as one unit. Training that diverged counts as zero: an abort would tell of it un-noised."""
-        try:
-            update = self._plain(client, plan, state, start)
-        except NonFiniteError:
-            update = LocalUpdate(np.zeros(shares.dim), 1, float("nan"), plan.steps or 1)
+        """The whole update as one unit. A group with too few questions for an episode, and training that diverged,
+        count as zero: a refusal would tell of them un-noised."""
+        update = LocalUpdate(np.zeros(shares.dim), 1, float("nan"), plan.steps or 1)
+        if len(self.holdings.questions(client.name)) >= 2:
+            with suppress(NonFiniteError):
+                update = self._plain(client, plan, state, start)
         integers, event = noised_unit(update.update, shares, entropy)
         return replace(
             update, event=event, local={"update_norm": float(np.linalg.norm(update.update))}, integers=integers
@@ -220,44 +221,3 @@ class PluralLLM:
         return EvaluationPlan(
             chosen.evaluation_seed, chosen.evaluation_context, self.config.survey.split == "survey_order"
         )
-
-
-def make_shared_predictor(config: Config, holdings: Holdings) -> Predictor:
-    """The public initial predictor: seeded or from a file, first trained on public groups where asked, then frozen
-    under an adapter where asked."""
-    chosen = config.predictor
-    if chosen.path is not None:
-        predictor = load_predictor(Path(chosen.path))
-    else:
-        shape = PredictorShape(
-            width=holdings.embeddings.width,
-            d_model=chosen.d_model,
-            heads=chosen.heads,
-            layers=chosen.layers,
-            feedforward=chosen.feedforward,
-        )
-        predictor = make_predictor(shape, seeded_generator(config.seed, 0x9D))
-    if holdings.pretrain:
-        pretrain(predictor, config, holdings)
-    if chosen.lora_r is not None:
-        with_lora(
-            predictor, rank=chosen.lora_r, alpha=2.0 * chosen.lora_r, generator=seeded_generator(config.seed, 0x10)
-        )
-    return predictor.eval()
-
-
-def pretrain(predictor: Predictor, config: Config, holdings: Holdings) -> None:
-    """Adam on the public groups of `survey.pretrain`, in place."""
-    steps, chosen = config.predictor.pretrain_steps, config.episodes
-    plan = AdamPlan(
-        loss=config.predictor.loss,
-        bounds=Bounds((chosen.least, chosen.most), (chosen.least, chosen.most)),
-        learning_rate=config.schedule.pretrain_learning_rate,
-        decay="whole_run",
-        first_step=0,
-        steps=steps,
-        all_steps=steps,
-        one_size=False,
-    )
-    rng = np.random.default_rng([config.seed, 0x9E])
-    train_adam(predictor, trainable(predictor), holdings, holdings.pretrain, plan, moments={}, rng=rng)

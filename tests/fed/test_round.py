@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recording]]:
     opened: list[Recording] = []
     original = aggregate.open_aggregation
 
-    def opening(config: Config, round_index: int, dim: int, lora: np.ndarray, transcripts: object) -> Recording:
-        opened.append(Recording(original(config, round_index, dim, lora)))
+    def opening(config: Config, round_index: int, dim: int, lora: np.ndarray, transcripts: Path | None) -> Recording:
+        opened.append(Recording(original(config, round_index, dim, lora, transcripts)))
         return opened[-1]
 
     monkeypatch.setattr(round, "open_aggregation", opening)
@@ -68,7 +69,7 @@ def test_plain_and_secure_aggregation_sum_the_same_integers(tmp_path, recorded, 
     run(tmp_path / "plain", **shared, secagg={"enabled": False})
     assert len(secure) == len(recorded) == 2
     for masked, plain in zip(secure, recorded, strict=True):
-        assert isinstance(masked.inner, LocalRound) and isinstance(plain.inner, aggregate.PlainRound)
+        assert isinstance(masked.inner, aggregate.RecordedRound) and isinstance(plain.inner, aggregate.PlainRound)
         assert masked.vectors.keys() == plain.vectors.keys()
         np.testing.assert_array_equal(masked.total.vector, plain.total.vector)
         np.testing.assert_array_equal(masked.total.vector, sum(masked.vectors.values()))
