@@ -120,6 +120,7 @@ def _outside_survey(config: Config) -> list[str]:
     lines = []
     if config.privacy.unit == "question":
         lines.append("someone who answered more questions than the numbers given for that, or in several groups")
+        lines.append("another survey of the same question under another data.id: it has a budget of its own")
     if config.survey.pretrain:
         lines.append(f"the answers of {', '.join(config.survey.pretrain)}: trained on without noise, declared public")
     if config.predictor.path is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from fedpdpo_secure.pluralllm.splits import SurveySplit, published_split, split_
 from fedpdpo_secure.pluralllm.survey import Survey, select_groups
 from fedpdpo_secure.pluralllm.survey_sources import BUILTIN, DEFAULT, Reading, read_survey
 from fedpdpo_secure.pluralllm.synthetic_survey import SyntheticSettings, make_synthetic
+from fedpdpo_secure.task import POOLED
 
 Progress = Callable[[int, int], None]
 BUILTIN_SEED = 0  # of the built-in groups: the same for every run, whose own seed decides split and training
@@ -65,6 +66,7 @@ def load_holdings(config: Config, progress: Progress | None = None) -> Holdings:
     if len(split.train_groups) != config.federation.clients:
         raise DataError(f"federation.clients: {config.federation.clients}, but {len(split.train_groups)} groups train")
     for group in split.train_groups:
+        _check_folder(group)
         _check_size(config, group, len(split.known[group]))
     return Holdings(survey, embeddings, split, pretrain, config.dataset_name, (*survey.notes, *notes))
 
@@ -134,6 +136,13 @@ def _check_names(survey: Survey, field: str, names: Sequence[str]) -> None:
             close = difflib.get_close_matches(name, survey.groups, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise DataError(f"{field}: no answers of {name!r} in the survey{hint}")
+
+
+def _check_folder(group: str) -> None:
+    """A group's state lies in a folder of its name, which a file of answers must not lead elsewhere."""
+    parts = PurePosixPath(group).parts
+    if group == POOLED or ".." in parts or group.startswith("/") or not group.isprintable() or not group.strip("."):
+        raise DataError(f"group {group!r}: cannot name a client; rename it")
 
 
 def _check_size(config: Config, group: str, questions: int) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpdpo_secure.budget import ledger_root
 from fedpdpo_secure.checkpoint import GlobalState
-from fedpdpo_secure.config import Config
+from fedpdpo_secure.config import Config, ConfigError
 from fedpdpo_secure.methods import Method, choose_method
 from fedpdpo_secure.pluralllm.artefact import FOLDER, adapter_rank, save_predictor
 from fedpdpo_secure.pluralllm.evaluation import CellScores, evaluate_baselines
@@ -23,6 +24,7 @@ from fedpdpo_secure.report import LOCAL
 from fedpdpo_secure.round import RoundOutcome
 from fedpdpo_secure.task import POOLED, Client
 from fedpdpo_secure.tasks import FinalMeasures
+from privacy.ledger import ledger_path
 
 TRAINED = (Cell.UNSEEN_QUESTIONS, Cell.KNOWN)  # groups that train: the first that has targets is the headline
 UNSEEN = (Cell.UNSEEN_GROUPS, Cell.UNSEEN_BOTH)  # groups that do not
@@ -36,11 +38,22 @@ PREFIXES = {
 
 def prepare_plural(config: Config, folder: Path, progress: Progress) -> PluralRun:
     """Read and check the survey, make the public initial predictor; raises ConfigError or DataError in one line."""
+    _check_truly_public(config, folder)
     holdings = load_holdings(config)
     for note in holdings.notes:  # they count rows
         progress.note(note if config.data.public else f"{note} ({LOCAL})")
     task = PluralLLM(config, choose_method(config), holdings, folder / "personal")
     return PluralRun(task, task.shared_vector())
+
+
+def _check_truly_public(config: Config, folder: Path) -> None:
+    """A group that has a ledger was private once: training on it without noise would hide what it spent."""
+    root = ledger_root(config, folder)
+    for group in config.survey.pretrain:
+        if not config.data.public and ledger_path(root, config.data.id, group).exists():
+            raise ConfigError(
+                f"survey.pretrain: {group!r} has a ledger of {config.data.id}; its answers are not public"
+            )
 
 
 @dataclass(frozen=True)

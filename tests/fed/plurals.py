@@ -20,9 +20,9 @@ from tests.fed.runs import Recorder
 SMALL: dict[str, Any] = {
     "task": "pluralllm",
     "data": {"id": "groups"},
-    "synthetic_survey": {"groups": 8, "questions": 30, "width": 8},
+    "synthetic_survey": {"groups": 6, "questions": 30, "width": 8},
     "survey": {"questions_per_group": 60, "least_answers": 5},
-    "federation": {"clients": 5, "rounds": 2, "local_steps": 2},
+    "federation": {"clients": 4, "rounds": 2, "local_steps": 2},
     "predictor": {"d_model": 8, "heads": 2, "layers": 1, "feedforward": 8},
     "episodes": {"least": 3, "most": 8, "evaluation_context": 5, "private": 3},
     "device": "cpu",
@@ -31,7 +31,7 @@ FREE: dict[str, Any] = {"privacy": {"unit": "none"}}
 QUESTION: dict[str, Any] = {"privacy": {"unit": "question", "noise_multiplier": 1.5, "delta": 1e-4, "clip_norm": 0.5}}
 SHARED: dict[str, Any] = {
     "privacy": {"unit": "question", "noise": "distributed", "noise_multiplier": 1.5, "delta": 1e-4},
-    "federation": {"clients": 5, "rounds": 2, "local_steps": 1},
+    "federation": {"clients": 4, "rounds": 2, "local_steps": 1},
     "secagg": {"bits": 32},
 }
 CLIENT: dict[str, Any] = {

@@ -63,7 +63,7 @@ def test_a_private_run_charges_its_own_unit_and_its_ledgers_verify(run_of: RunOf
     folder, result = run_of(mode)
     assert result.private and result.rounds == 2 and result.epsilon is not None
     found = verify_dir(folder)
-    assert len(found) == 5 and all(one.ok for one in found)
+    assert len(found) == 4 and all(one.ok for one in found)
     unit = MODES[mode]["privacy"]["unit"]
     assert {one.unit for one in found} == {unit}
     assert max(one.epsilon.epsilon for one in found) == result.epsilon
@@ -124,7 +124,7 @@ def test_the_baselines_run_and_are_scored_on_the_same_questions(tmp_path: Path, 
     assert untrained[0] == untrained[1] and reference.metrics["alignment"] != result.metrics["alignment"]
     if baseline is LOCAL_METHOD:
         states = list((tmp_path / "run" / "personal").glob("group-*/state-*.safetensors"))
-        assert len({path.parent for path in states}) == 5
+        assert len({path.parent for path in states}) == 4
         assert all(path.stat().st_mode & 0o077 == 0 for path in states)
 
 
@@ -134,7 +134,7 @@ def test_the_baselines_run_and_are_scored_on_the_same_questions(tmp_path: Path, 
     ids=["reset", "keep", "local", "centralized"],
 )
 def test_a_resumed_run_gives_the_unbroken_result(tmp_path: Path, mode: dict[str, Any]) -> None:
-    rounds = {"federation": {"clients": 5, "rounds": 3, "local_steps": 2}}
+    rounds = {"federation": {"clients": 4, "rounds": 3, "local_steps": 2}}
     whole = plural_run(tmp_path / "whole", mode, rounds)
     last = 1 if mode.get("method", {}).get("name") == "centralized" else 3
     with pytest.raises(KeyboardInterrupt):
@@ -208,6 +208,18 @@ def test_the_same_answers_under_another_name_are_refused(tmp_path: Path) -> None
         plural_run(tmp_path / "three", moved)
 
 
+def test_answers_that_were_charged_cannot_be_pretrained_on_as_public(tmp_path: Path) -> None:
+    sections = private_data(tmp_path)
+    plural_run(tmp_path / "one", sections)
+    groups = ["group-01", "group-02", "group-03", "group-04"]
+    hidden = {"survey": {**sections["survey"], "groups": groups, "pretrain": ["group-00"]}}
+    with pytest.raises(ConfigError, match=r"survey\.pretrain: 'group-00' has a ledger of mine"):
+        plural_run(tmp_path / "two", sections, hidden)
+    never = {"survey": {**sections["survey"], "pretrain": ["group-05"]}}
+    plural_run(tmp_path / "three", sections, never)
+    assert "the answers of group-05: trained on without noise" in (tmp_path / "three" / TEXT_NAME).read_text()
+
+
 @pytest.mark.parametrize(
     ("sections", "field"),
     [
@@ -216,7 +228,7 @@ def test_the_same_answers_under_another_name_are_refused(tmp_path: Path) -> None
         ({"survey": {"pretrain": ["nobody"]}}, "survey.pretrain: no answers of 'nobody'"),
         ({"survey": {"groups": ["group-00", "group-01", "group-01"]}}, "survey.groups: 'group-01' has two roles"),
         ({"survey": {"groups": ["group-00"], "pretrain": ["group-00"]}, "federation": {"clients": 1}}, "federation"),
-        ({"federation": {"clients": 9}}, "federation.clients: 9 asked for, the survey has 8 groups"),
+        ({"federation": {"clients": 9}}, "federation.clients: 9 asked for, the survey has 6 groups"),
         ({"survey": {"questions_per_group": 5}}, "survey.questions_per_group: group group-0"),
         ({"predictor": {"path": "nowhere"}}, "predictor.path: nowhere: holds no predictor"),
         ({"predictor": {"lora_r": 100}}, "predictor.lora_r: rank must be between 1 and 8"),
