@@ -68,7 +68,7 @@ def audit(
     Works on a shadow copy: no run folder and no ledger is touched. Exit 6 if a bound is above the claim or the noise is
     not as planned. A low bound is not evidence of privacy.
     """
-    from fedpdpo_secure.config import load_config
+    from fedpdpo_secure.config import config_digest, load_config
 
     chosen = load_config(config / "config.yaml" if config.is_dir() else config, overrides)
     name = _automatic(chosen) if attack == "auto" else attack
@@ -79,11 +79,15 @@ def audit(
     result = importlib.import_module(module).run(
         chosen, canaries=canaries or coins, confidence=confidence or sure, output=output, **more
     )
-    values = {"attack": name, **result.to_dict()}
+    values = {"attack": name, "config_sha256": config_digest(chosen), **result.to_dict()}
     if save is not None:
         from experiments.audit_file import add_result
+        from fedpdpo_secure.statement import TEXT_NAME, restate_audits
+        from fedpdpo_secure.statement_audits import AUDIT_FILE
 
         add_result(save, values)
+        if save.name == AUDIT_FILE and restate_audits(save.parent) is not None:
+            output.say(f"added to {save.parent / TEXT_NAME}")
     _show(result, output)
     if result.verdict == "violation" or result.details.get("findings"):
         reason = "the attack shows more than is claimed, or the noise is not as planned"

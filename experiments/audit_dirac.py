@@ -53,4 +53,5 @@ def run(config: Config, *, canaries: int, confidence: float, output: Output) -> 
         "noise_detectable_share": noise.detectable,
         "findings": "; ".join(noise.findings),
     }
-    return replace(result, details={**result.details, **measured})
+    verdict = "violation" if noise.findings else result.verdict
+    return replace(result, verdict=verdict, details={**result.details, **measured})

@@ -37,6 +37,7 @@ def plan(
     what secure aggregation costs by a one-second probe of this machine. Reads no data and trains nothing. Exit 3 if
     the plan is impossible, such as an epsilon that no noise reaches.
     """
+    from experiments.plan_model import model_values
     from fedpdpo_secure.budget import needs_dim
     from fedpdpo_secure.config import load_config
 
@@ -44,7 +45,7 @@ def plan(
         overrides = (*overrides, f"federation.clients={clients}", "federation.drop=[]")
     chosen = load_config(config, overrides)
     early = None if needs_dim(chosen) else _privacy(chosen, None)  # refused before the model's shape is read
-    model, noised = _model(chosen), dim
+    model, noised = model_values(chosen), dim
     dim = dim or model["parameters"]
     noised = model["noised"] if noised is None else noised
     if early is None and noised is None and chosen.task == "pluralllm":
@@ -64,8 +65,9 @@ def _privacy(config: Config, dim: int | None) -> dict[str, Any]:
         return {**base, "epsilon": None, "delta": None, "noise_multiplier": 0.0, "plan_digest": None,
                 "per_round": []}  # fmt: skip
     from fedpdpo_secure.budget import plan_budget
-    from fedpdpo_secure.claims import RELATIONS, noise_by, own_epsilon
+    from fedpdpo_secure.claims import noise_by, own_epsilon
     from fedpdpo_secure.config import ConfigError
+    from fedpdpo_secure.report import RELATIONS
     from privacy.accounting import unamplified
     from privacy.planned import plan_digest
 
@@ -151,41 +153,6 @@ def _costs(config: Config, dim: int | None, dropped: float) -> dict[str, Any] | 
         "download_bytes": costs.download_bytes,
         "client_memory_bytes": costs.client_memory_bytes,
         "server_memory_bytes": costs.server_memory_bytes,
-    }
-
-
-def _model(config: Config) -> dict[str, Any]:
-    """Shared parameters, upload and memory from the model's shape; nulls where that cannot be read."""
-    from experiments.model_shape import model_shape
-    from experiments.predictor_size import predictor_size
-
-    try:
-        if config.task == "pluralllm":
-            size = predictor_size(config)
-            sizes = _sizes(config, size.parameters, size.parameters, size.predictor_parameters)
-            return {**sizes, "embedding_width": size.width, "memory_bytes": None}
-        shape = model_shape(config)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        return {"parameters": None, "noised": None, "upload_bytes": None, "memory_bytes": None, "model_unread": reason}
-    return {
-        **_sizes(config, shape.parameters, shape.noised, shape.model_parameters),
-        "memory_bytes": {
-            "float32": shape.memory_bytes(config, bytes_per_weight=4),
-            "bfloat16": shape.memory_bytes(config, bytes_per_weight=2),
-        },
-    }
-
-
-def _sizes(config: Config, parameters: int, noised: int, whole: int) -> dict[str, Any]:
-    extra = 2 if config.privacy.unit == "none" else 0  # weight and loss travel inside the vector
-    upload = (parameters + extra) * config.secagg.bits // 8
-    return {
-        "parameters": parameters,
-        "noised": noised,
-        "model_parameters": whole,
-        "upload_bytes": upload,
-        "round_upload_bytes": upload * config.federation.clients,
     }
 
 

@@ -27,7 +27,15 @@ from experiments.study import (
     table,
 )
 from experiments.study_clients import client_cells, client_plot, client_table
-from experiments.study_modes import mode_cells, mode_plot, mode_table, rate_cells, rate_table
+from experiments.study_modes import (
+    margin_cells,
+    margin_table,
+    mode_cells,
+    mode_plot,
+    mode_table,
+    rate_cells,
+    rate_table,
+)
 
 ALONE = "no federation"  # the best local recipe: it releases nothing, so it is the honest comparator
 LEVELS = (0.0, 0.5, 1.0)  # heterogeneity: none, medium, strong; fixed before any result was seen
@@ -150,6 +158,7 @@ def _privacy_row(variant: Variant, runs: Sequence[Scores]) -> list[str]:
 
 STUDIES: dict[str, Study] = {
     "clients": Study(client_cells, client_table, client_plot),
+    "margin": Study(margin_cells, margin_table),
     "modes": Study(mode_cells, mode_table, mode_plot),
     "rates": Study(rate_cells, rate_table),
     "methods": Study(_method_cells, _method_table),

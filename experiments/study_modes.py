@@ -119,6 +119,33 @@ def _served_table(out: Path, seeds: Sequence[int]) -> str:
     return table(["epsilon", "mode", "served, own score", "served, implicit", "worst client"], rows)
 
 
+MARGIN = "0.5"  # the epsilon of the table where noise matters most: more seeds there
+_MARGIN_MODES = (SHARES, CENTRAL, FROZEN)
+
+
+def margin_cells(seeds: Sequence[int]) -> list[Cell]:
+    """The cells of the table at the smallest epsilon, for as many seeds as are asked for."""
+    return [mode_cell(mode, MARGIN, seed) for seed in seeds for mode in _MARGIN_MODES]
+
+
+def margin_table(out: Path, seeds: Sequence[int]) -> str:
+    """Accuracy and the differences of equal seeds, with the standard error of their mean."""
+    found = {
+        (mode.key, MARGIN): [read_scores(mode_cell(mode, MARGIN, seed).folder(out)) for seed in seeds]
+        for mode in _MARGIN_MODES
+    }
+    rows = [[mode.label, spread(released(run) for run in found[mode.key, MARGIN])] for mode in _MARGIN_MODES]
+    differences = []
+    for other in (CENTRAL, FROZEN):
+        pairs = zip(found[SHARES.key, MARGIN], found[other.key, MARGIN], strict=True)
+        values = [released(first) - released(second) for first, second in pairs]
+        error = statistics.stdev(values) / len(values) ** 0.5
+        won = sum(value > 0 for value in values)
+        text = f"{statistics.mean(values):+.3f}, standard error {error:.3f}, above in {won} of {len(values)}"
+        differences.append([f"{SHARES.label} minus {other.label}", text])
+    return table([f"epsilon {MARGIN}, {len(seeds)} seeds", "released adapter alone"], [*rows, *differences])
+
+
 def mode_plot(out: Path, seeds: Sequence[int]) -> Path:
     """Draw modes.png into `out`."""
     lines = [

@@ -28,9 +28,10 @@ from privacy.events import Event, NonPrivate, gaussian_event
 from privacy.integer_sgd import IntegerStepPlan
 from privacy.ledger import Ledger, Reservation, default_root, ledger_path
 from privacy.ledger_heads import Head
-from privacy.ledger_record import UNITS
+from privacy.ledger_record import UNITS, Reserve
 from privacy.ledger_signing import owner_key
 from privacy.ledger_view import charged_events, export
+from privacy.planned import plan_digest
 
 NOISE_TAIL = 1.1e-17  # mass that the normal transform leaves beyond 8.57 standard deviations, per coordinate and draw
 
@@ -160,6 +161,7 @@ class ClientLedgers:
             "config": config_digest(config),
             "clip_norm": config.privacy.clip_norm,
             "expected_batch": config.privacy.expected_batch or 0.0,
+            "plan": plan_digest([plan.event] * config.federation.rounds),
             "unaccounted_releases": "; ".join(config.privacy.unaccounted_releases),
         }
         self._heads = KnownHeads(self._folder(self._root), self._folder(self._output / "ledger"))
@@ -210,6 +212,19 @@ class ClientLedgers:
             except CommitMismatch:
                 self._heads.keep([ledger.head()])  # a commit charges nothing, this did
                 raise
+
+    def reject_samples(self) -> None:
+        """Record in every ledger that this run's samples were not Poisson, those before a resume too; its events then
+        count unamplified."""
+        heads, name, config = [], self._output.name, self._context["config"]
+        for client in self._clients:
+            with self._open(client) as ledger:
+                made = [one.body for one in ledger.records if isinstance(one.body, Reserve)]
+                mine = {one.run_id for one in made if one.context.get("config") == config}
+                for run_id in sorted(one for one in mine if one.rpartition("-")[0] == name):
+                    ledger.reject_samples(run_id)
+                heads.append(ledger.head())
+        self._heads.keep(heads)
 
     def export(self) -> None:
         """Copy the ledgers into the run folder where they live elsewhere (data not declared public)."""

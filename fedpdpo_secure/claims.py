@@ -25,12 +25,6 @@ UNITS = {
     "question": "one group's answers to one question, add or remove them",
     "none": "none",
 }
-RELATIONS = {
-    "pair": "add or remove one pair",
-    "client": "zero out one client",
-    "question": "add or remove one group's answers to one question",
-    "none": "none",
-}
 _PLURAL_WORDS = (("pairs", "answers"), ("adapter", "predictor"))
 
 
@@ -44,10 +38,12 @@ def fitted(config: Config, text: str) -> str:
 
 
 def noise_kind(config: Config, budget: BudgetPlan) -> str:
-    """`local` or `distributed` for cryptographic noise, `seeded` for tests, `none`."""
+    """`local`, `distributed` or `central` for cryptographic noise, `seeded` for tests, `none`."""
     if budget.noise_multiplier == 0:
         return "none"
-    return config.privacy.noise if config.privacy.insecure_seed is None else "seeded"
+    if config.privacy.insecure_seed is not None:
+        return "seeded"
+    return "central" if config.method.name == "centralized" else config.privacy.noise
 
 
 def accountant_text(bound: Bound | None) -> str:
@@ -97,14 +93,14 @@ def noise_by(config: Config, budget: BudgetPlan) -> str:
 
 
 def own_epsilon(
-    config: Config, budget: BudgetPlan, history: tuple[Event, ...] = (), rounds: int | None = None
+    config: Config, budget: BudgetPlan, histories: tuple[tuple[Event, ...], ...] = ((),), rounds: int | None = None
 ) -> float | None:
-    """After `rounds` more rounds (None: all planned) on `history`, against someone who sees one client's vectors: its
-    own share alone. None where noise is not shared or nothing is promised."""
+    """After `rounds` more rounds (None: all planned) on the worst of `histories`, against someone who sees one client's
+    vectors: its own share alone. None where noise is not shared or nothing is promised."""
     if budget.shares is None or isinstance(budget.event, NonPrivate):
         return None
     left = config.federation.rounds if rounds is None else rounds
-    return views([*history, *[budget.event] * left], budget.delta).own.epsilon
+    return max(views([*history, *[budget.event] * left], budget.delta).own.epsilon for history in histories)
 
 
 def why_not_private(budget: BudgetPlan, spent: Bound | None) -> str | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from fedpdpo_secure.checkpoint import CheckpointError, GlobalState
-from fedpdpo_secure.histories import charged, longest
+from fedpdpo_secure.histories import charged, distinct
 from fedpdpo_secure.published_plan import PublishedPlan, check_committed, publish, published
 from fedpdpo_secure.report import read_reports
 from fedpdpo_secure.run_context import Run
@@ -20,11 +20,11 @@ def announce(run: Run, state: GlobalState) -> None:
     config, budget = run.config, run.budget
     left = config.federation.rounds - state.round_index
     projected = run.ledgers.projected(left) if run.ledgers is not None else None
-    history = longest(charged(run.records()))
+    histories = distinct(charged(run.records()))
     run.progress.started(
         make_info(
-            config, run.prepared, budget, state, run.folder, projected, history=history, plan_digest=run.plan.digest,
-            verdicts=run.known_verdicts,
+            config, run.prepared, budget, state, run.folder, projected, histories=histories,
+            plan_digest=run.plan.digest, verdicts=run.known_verdicts,
         )
     )  # fmt: skip
     if projected is not None and math.isfinite(budget.budget) and projected.epsilon > budget.budget:

@@ -6,13 +6,12 @@ A ledger may serve several runs (data not declared public), so its history is mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from fedpdpo_secure.budget import ledger_root
 from fedpdpo_secure.config import Config
-from privacy.events import Event, IntegerGaussian, PoissonGaussian, gaussian_event
+from privacy.events import Event, with_known_sample
 from privacy.ledger import ledger_path
 from privacy.ledger_record import Record, Reserve
 from privacy.ledger_store import read
@@ -39,7 +38,7 @@ def charged(records: Records) -> dict[str, tuple[Event, ...]]:
 
 def known_samples(histories: Histories) -> dict[str, tuple[Event, ...]]:
     """The same histories as if the adversary knew every sample: what is left of a rejected sampler."""
-    return {client: tuple(_without_sampling(event) for event in events) for client, events in histories.items()}
+    return {client: tuple(with_known_sample(event) for event in events) for client, events in histories.items()}
 
 
 def columns(histories: Histories, delta: float) -> Views:
@@ -48,9 +47,9 @@ def columns(histories: Histories, delta: float) -> Views:
     return federation_views({str(place): events for place, events in enumerate(distinct)}, delta)
 
 
-def longest(histories: Histories) -> tuple[Event, ...]:
-    """The history of the client that was charged most often; () where there is no ledger."""
-    return max(histories.values(), key=len, default=())
+def distinct(histories: Histories) -> tuple[tuple[Event, ...], ...]:
+    """The clients' histories without repeats; one empty one where there is no ledger."""
+    return tuple(dict.fromkeys(histories.values())) or ((),)
 
 
 def declared(records: Records) -> tuple[str, ...]:
@@ -67,9 +66,3 @@ def declared(records: Records) -> tuple[str, ...]:
 def runs_recorded(records: Records) -> int:
     """Starts of runs, a resume counted as one, that charged any of these ledgers."""
     return len({row.body.run_id for rows in records.values() for row in rows if isinstance(row.body, Reserve)})
-
-
-def _without_sampling(event: Event) -> Event:
-    if isinstance(event, PoissonGaussian):
-        return gaussian_event(noise_multiplier=event.noise_multiplier, sample_rate=1.0, steps=event.steps)
-    return replace(event, sample_rate=1.0) if isinstance(event, IntegerGaussian) else event

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedpdpo_secure.report import RoundReport
+from fedpdpo_secure.report import PRIVATE_NOISE, RoundReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class RunInfo:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon may be printed for this run."""
-        return self.unit != "none" and self.noise in ("local", "distributed") and self.epsilon_projected is not None
+        return self.unit != "none" and self.noise in PRIVATE_NOISE and self.epsilon_projected is not None
 
 
 class Progress(Protocol):

@@ -20,6 +20,13 @@ from typing import Any
 
 LOCAL = "local, not released"  # the mark of local metrics; their key in JSON
 NOT_PRIVATE = "NOT PRIVATE"
+PRIVATE_NOISE = ("local", "distributed", "central")  # by each client, in shares, by the curator of pooled pairs
+RELATIONS = {
+    "pair": "add or remove one pair",
+    "client": "zero out one client",
+    "question": "add or remove one group's answers to one question",
+    "none": "none",
+}
 SHARED_ALONE = {"fedpdpo": "shared adapter alone", "pluralllm": "shared predictor"}  # keys by task
 JSON_NAME = "rounds.jsonl"
 CSV_NAME = "rounds.csv"
@@ -83,7 +90,7 @@ class RoundReport:
     sample_rate: float
     clip_norm: float
     unit: str  # pair, client or none
-    noise: str  # local, distributed, seeded or none
+    noise: str  # local, distributed, central, seeded or none
     upload_bytes: int  # all clients, key material included
     secagg_client_seconds: float = 0.0  # all clients
     secagg_server_seconds: float = 0.0
@@ -97,12 +104,12 @@ class RoundReport:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon holds."""
-        return self.unit != "none" and self.noise in ("local", "distributed") and finite(self.epsilon) is not None
+        return self.unit != "none" and self.noise in PRIVATE_NOISE and finite(self.epsilon) is not None
 
     @property
     def claim(self) -> str:
         """What the epsilons are about, for records that travel without their header."""
-        return f"one {self.unit} added or removed" if self.private else NOT_PRIVATE
+        return RELATIONS[self.unit] if self.private else NOT_PRIVATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +137,7 @@ class RunResult:
     @property
     def private(self) -> bool:
         """Whether a finite epsilon holds."""
-        return self.unit != "none" and self.noise in ("local", "distributed") and finite(self.epsilon) is not None
+        return self.unit != "none" and self.noise in PRIVATE_NOISE and finite(self.epsilon) is not None
 
 
 def report_values(report: RoundReport, *, local: bool = True) -> dict[str, Any]:

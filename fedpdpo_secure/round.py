@@ -69,11 +69,15 @@ def run_round(
     started = time.perf_counter()
     config, round_index = task.config, plan.round_index
     drops = scheduled_drops(config, round_index)
-    online = [index for index in range(config.federation.clients) if drops.get(index) is not Stage.BEFORE_KEYS]
+    online = [
+        index
+        for index in range(config.federation.clients)
+        if task.method.pooled or drops.get(index) is not Stage.BEFORE_KEYS  # whoever pools pairs has them all
+    ]
     reservations = ledgers.reserve(round_index, online) if ledgers is not None else {}
     if not task.method.aggregated:
-        outcome = _alone(task, state, clients, plan, entropy, done, started)
-        _commit(ledgers, reservations, dict.fromkeys(reservations), planned_event)
+        outcome, event = _alone(task, state, clients, plan, entropy, done, started, planned_event)
+        _commit(ledgers, reservations, dict.fromkeys(reservations, event), planned_event)
         return outcome
 
     vectors = vector_plan(config, task, round_index, clients, plan.shares)
@@ -162,9 +166,7 @@ def _train_and_submit(
     for count, index in enumerate(awaited, start=1):
         client = clients[index]
         local = task.train_locally(state.shared, client, plan, entropy.child("client", index, plan.round_index))
-        if planned_event is not None and not isinstance(planned_event, NonPrivate) and local.event != planned_event:
-            where = f"client {client.name}, round {plan.round_index}"
-            raise EventMismatch(f"{where}: charged {planned_event}, trained {local.event}; nothing was sent")
+        _check_event(local, planned_event, f"client {client.name}, round {plan.round_index}")
         rounding = np.random.default_rng([plan.seed, 0x50, index, plan.round_index])
         vector, beyond = vectors.encode(local, rounding)
         aggregation.submit(index, vector)
@@ -182,18 +184,31 @@ def _alone(
     entropy: Entropy,
     done: ClientDone,
     started: float,
-) -> RoundOutcome:
-    """A round without a sum: `local` clients keep their adapters, the pooled one is the shared adapter itself."""
+    planned_event: Event | None,
+) -> tuple[RoundOutcome, Event | None]:
+    """A round without a sum: `local` clients keep their adapters, the pooled one is the shared adapter itself.
+
+    Raises EventMismatch before anything is kept whose noise is not what was charged. The pooled loss is released with
+    the adapter, never in a private run.
+    """
     locals_, lora = [], state.shared
     for count, client in enumerate(clients, start=1):
         local = task.train_locally(lora, client, plan, entropy.child("client", client.index, plan.round_index))
+        _check_event(local, planned_event, f"{client.name}, round {plan.round_index}")
         if task.method.pooled:
             lora = task.with_update(lora, plan.round_index, local.update)
         locals_.append(local)
         done(count, len(clients), client.name)
-    loss = float(np.mean([local.loss for local in locals_])) if task.method.pooled else None
+    released = task.method.pooled and task.config.privacy.unit == "none"
+    loss = float(np.mean([local.loss for local in locals_])) if released else None
     seconds = time.perf_counter() - started
-    return RoundOutcome(GlobalState(plan.round_index, lora), None, loss, _local_means(locals_), 0, seconds)
+    outcome = RoundOutcome(GlobalState(plan.round_index, lora), None, loss, _local_means(locals_), 0, seconds)
+    return outcome, locals_[0].event if task.method.pooled else None
+
+
+def _check_event(local: LocalUpdate, planned: Event | None, where: str) -> None:
+    if planned is not None and not isinstance(planned, NonPrivate) and local.event != planned:
+        raise EventMismatch(f"{where}: charged {planned}, trained {local.event}; nothing was sent")
 
 
 def _local_means(locals_: Sequence[LocalUpdate]) -> dict[str, float]:

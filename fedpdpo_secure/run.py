@@ -68,6 +68,8 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
     facts = run_facts(run, ended, verdicts=verdicts_of(run), stopped=stopped)
     seen = ledger_views(facts)
     if facts.rejected and run.ledgers is not None:
+        run.ledgers.reject_samples()  # later runs on these ledgers must know
+        run.ledgers.export()
         spent = run.ledgers.without_sampling()
         progress.note(
             f"{(facts.verdicts or {})['rejected']} clients' samples were not Poisson (privacy.attestation): epsilon is "

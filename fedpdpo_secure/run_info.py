@@ -9,7 +9,6 @@ from pathlib import Path
 from fedpdpo_secure.budget import BudgetPlan
 from fedpdpo_secure.checkpoint import GlobalState
 from fedpdpo_secure.claims import (
-    RELATIONS,
     accountant_text,
     adversary,
     finite_epsilon,
@@ -24,7 +23,7 @@ from fedpdpo_secure.config.units import moves
 from fedpdpo_secure.local.plan import LocalPlan
 from fedpdpo_secure.masking_cost import predicted
 from fedpdpo_secure.progress import RunInfo
-from fedpdpo_secure.report import Drop, RoundReport
+from fedpdpo_secure.report import RELATIONS, Drop, RoundReport
 from fedpdpo_secure.round import RoundOutcome, vector_plan
 from fedpdpo_secure.tasks import PreparedTask
 from fedpdpo_secure.vector import ShareVectorPlan, VectorPlan
@@ -44,12 +43,15 @@ def make_info(
     folder: Path,
     projected: Bound | None,
     *,
-    history: tuple[Event, ...] = (),
+    histories: tuple[tuple[Event, ...], ...] = ((),),
     plan_digest: str = "",
     verdicts: Mapping[str, int] | None = None,
 ) -> RunInfo:
-    """What is known before the first round; `projected` is the worst ledger's bound after the last one, `history` the
-    longest ledger's events so far, `verdicts` what is known of the samplers."""
+    """What is known before the first round.
+
+    `projected` is the worst ledger's bound after the last one, `histories` what ledgers hold so far, `verdicts` what
+    is known of the samplers.
+    """
     federation, privacy, method = config.federation, config.privacy, prepared.task.method
     vectors = vector_plan(config, prepared.task, 1, prepared.clients, budget.shares)
     private = privacy.unit != "none"
@@ -81,7 +83,7 @@ def make_info(
         adversary=adversary(config),
         relation=RELATIONS[privacy.unit],
         noise_by=noise_by(config, budget),
-        epsilon_own=own_epsilon(config, budget, history, federation.rounds - state.round_index),
+        epsilon_own=own_epsilon(config, budget, histories, federation.rounds - state.round_index),
         plan_digest=plan_digest,
         moves=moves(config),
         public_data=config.data.public,

@@ -16,11 +16,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedpdpo_secure.budget import BudgetPlan
-from fedpdpo_secure.claims import RELATIONS, claim_text, why_not_private
+from fedpdpo_secure.claims import claim_text, finite_epsilon, why_not_private
 from fedpdpo_secure.config import Config, config_digest
-from fedpdpo_secure.histories import Histories, Records, charged, columns, declared, known_samples, runs_recorded
+from fedpdpo_secure.histories import (
+    Histories,
+    Records,
+    charged,
+    columns,
+    declared,
+    distinct,
+    known_samples,
+    runs_recorded,
+)
 from fedpdpo_secure.provenance import git_commit, versions
-from fedpdpo_secure.report import RoundReport
+from fedpdpo_secure.report import RELATIONS, RoundReport
+from fedpdpo_secure.statement_audits import audits
 from fedpdpo_secure.statement_numbers import (
     accounting,
     adversaries,
@@ -30,8 +40,9 @@ from fedpdpo_secure.statement_numbers import (
     replaced_epsilon,
     spending,
 )
-from fedpdpo_secure.statement_scope import audits, covered, dp_model, implementation, not_covered, secagg, unit
+from fedpdpo_secure.statement_scope import covered, dp_model, implementation, not_covered, secagg, unit
 from fedpdpo_secure.statement_text import markdown
+from privacy.accounting import epsilon, worst
 from privacy.views import Views
 
 JSON_NAME = "privacy_statement.json"
@@ -102,19 +113,30 @@ def statement(facts: RunFacts) -> dict[str, Any]:
             "relation": RELATIONS[config.privacy.unit],
             "replace_one_epsilon": replaced_epsilon(histories, budget.delta) if histories else None,
         },
-        "spent": spending(config, budget, spent),
+        "spent": {**spending(config, budget, spent), "whole_plan": whole_plan(facts, histories)},
         "curve": curve(histories, budget.delta) if histories else {"points": [], "gaussian_mu": None},
         "adversaries": adversaries(config, budget, seen),
         "covered": covered(config, done) if reason is None else [],
-        "not_covered": not_covered(config, budget, reason=reason, declared=releases),
+        "not_covered": not_covered(config, budget, reason=reason, declared=releases, runs=runs_recorded(facts.records)),
         "tuning": {"unaccounted_releases": releases, "answered": bool(releases)},
         "accounting": accounting(config, spent, facts.verdicts, logs_from=facts.logs_from),
         "mechanism": mechanism(config, budget, facts.reports),
         "implementation": implementation(config, budget),
         "secure_aggregation": secagg(config),
-        "audits": audits(facts.folder),
+        "audits": audits(facts.folder, public=config.data.public, config_digest=config_digest(config)),
         "provenance": _provenance(facts),
     }
+
+
+def whole_plan(facts: RunFacts, histories: Histories) -> float | None:
+    """Epsilon if every planned round were charged: the bound where the end may have depended on what was released
+    (`privacy.planned`). None where the run went to its end or nothing is promised."""
+    left = facts.config.federation.rounds - len(facts.reports)
+    if not histories or left <= 0 or facts.state == "finished":
+        return None
+    more = (facts.budget.event,) * left
+    bounds = [epsilon([*events, *more], facts.budget.delta) for events in distinct(histories)]
+    return finite_epsilon(worst(bounds))
 
 
 def write_statement(facts: RunFacts) -> Path:
@@ -128,16 +150,17 @@ def restate_audits(folder: Path) -> Path | None:
     path = folder / JSON_NAME
     if not path.exists():
         return None
-    return _write(folder, {**json.loads(path.read_bytes()), "audits": audits(folder)})
+    values = json.loads(path.read_bytes())
+    found = audits(folder, public=values["run"]["public_data"], config_digest=values["provenance"]["config_sha256"])
+    return _write(folder, {**values, "audits": found})
 
 
 def rejected_before(folder: Path) -> int:
-    """How many clients' samplers the statement in `folder` reports as rejected: a resume does not forget it."""
+    """1 where the statement in `folder` reports a rejected sampler, else 0: a resume does not forget it."""
     path = folder / JSON_NAME
     if not path.exists():
         return 0
-    verdicts = json.loads(path.read_bytes())["accounting"]["verdicts"]
-    return int((verdicts or {}).get("rejected", 0))
+    return int(bool(json.loads(path.read_bytes())["accounting"]["rejected"]))
 
 
 def _provenance(facts: RunFacts) -> dict[str, Any]:

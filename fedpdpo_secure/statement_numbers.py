@@ -125,22 +125,19 @@ def accounting(
         "notes": [] if spent is None else list(spent.notes),
         "sampling": sampler_text(config, verdicts),
         "held": _held(verdicts) if draws else "nothing is sampled for the bound",
-        "verdicts": dict(verdicts) if draws and verdicts is not None else None,
+        "rejected": bool((verdicts or {}).get("rejected", 0)) if draws else None,
         "amplified": draws and config.privacy.sample_rate < 1 and not (verdicts or {}).get("rejected", 0),
         "logs_from": logs_from,
     }
 
 
 def _held(verdicts: Mapping[str, int] | None) -> str:
+    """Rejected or not, and no more: how far a test could see depends on the private size of a client's data."""
     if verdicts is None:
         return "not tested yet: the run goes on"
     if verdicts.get("rejected", 0):
         return REJECTED
-    if not sum(verdicts.values()):
-        return "not tested: no step was logged"
-    if verdicts.get("not enough data", 0):
-        return "not rejected; too few steps to tell every common wrong sampler"
-    return "held as far as the attestation can tell"
+    return "not rejected by the clients' own tests (privacy.attestation), which cannot prove it"
 
 
 def mechanism(config: Config, budget: BudgetPlan, reports: Sequence[RoundReport]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fedpdpo_secure.budget import BudgetPlan
@@ -15,7 +13,6 @@ from fedpdpo_secure.methods import choose_method
 from fedpdpo_secure.serving import wants_serving
 from fedpdpo_secure.shares import distributed
 
-AUDIT_FILE = "audit.json"
 HOLDS_IF = {
     "pair": "no pair is at two clients; a person with several pairs has the epsilons under `person`",
     "question": "no group has answers to more questions (a run that finds more is refused, which tells so); who "
@@ -75,19 +72,30 @@ def covered(config: Config, rounds: int) -> list[str]:
 def _covered(config: Config, rounds: int) -> list[str]:
     if config.method.name == "centralized":
         return [f"the pooled adapter after each of {rounds} rounds", "the final adapter"]
-    seen = "the sum" if config.secagg.enabled else "every client's vector and their sum"
+    # A client's vector of a run with noise in shares carries its own share alone: only the sum is under the claim.
+    alone = not config.secagg.enabled and not distributed(config)
+    seen = "every client's vector and their sum" if alone else "the sum"
     scope = f"{seen} of each of {rounds} rounds, reserved rounds that were cut included"
     if config.data.public:
         return [scope, "the final adapter and whatever is made of it"]
     return [scope, "the final adapter and whatever is made of it", "earlier runs on the same ledgers"]
 
 
-def not_covered(config: Config, budget: BudgetPlan, *, reason: str | None, declared: Sequence[str]) -> list[str]:
+def not_covered(
+    config: Config, budget: BudgetPlan, *, reason: str | None, declared: Sequence[str], runs: int
+) -> list[str]:
     """What no epsilon of this run is about, the most likely surprises first.
 
-    `reason` is why nothing is private, if so; `declared` what was chosen on private data, by any run on the ledgers.
+    `reason` is why nothing is private, if so; `declared` what was chosen on private data, by any run on the ledgers;
+    `runs` how many there were.
     """
     lines = [] if reason is None else [f"everything this run released ({reason})"]
+    if reason is None and distributed(config) and not config.secagg.enabled:
+        lines.append("each client's own vector, which the server sees (secure aggregation is off): its share alone")
+    if runs > 1:
+        lines.append("noise, rate or rounds of a later run chosen after an earlier one's results: bounds are for plans")
+    if reason is None and not config.data.public:
+        lines.append("what audits on these data show: it is computed without noise and is the owners' own")
     if not choose_method(config).parts.empty and config.method.name != "centralized":
         lines.append("personal parts: they stay with their owner and protect nobody from whoever gets hold of them")
     if wants_serving(config) and config.method.name != "centralized":
@@ -181,26 +189,3 @@ def secagg(config: Config) -> dict[str, Any]:
         if malicious
         else "nobody: keys and survivors are taken as the server sends them",
     }
-
-
-def audits(folder: Path) -> dict[str, Any]:
-    """The attacks that were run on this run, from `audit.json` in its folder: one result, or a list of them."""
-    path = folder / AUDIT_FILE
-    if not path.exists():
-        return {"ran": False, "words": "none was run", "results": []}
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        return {"ran": False, "words": f"{AUDIT_FILE} cannot be read", "results": []}
-    found = found.get("audits", found) if isinstance(found, dict) else found
-    results = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, dict)]
-    return {"ran": bool(results), "words": "; ".join(_audit(one) for one in results) or "none was run",
-            "results": results}  # fmt: skip
-
-
-def _audit(one: dict[str, Any]) -> str:
-    bound = one.get("lower_bound")
-    shown = f"lower bound {bound:.4g}" if isinstance(bound, int | float) else "no lower bound"
-    return (
-        f"{one.get('name', 'audit')}: {one.get('verdict', 'no verdict')}, {shown}, confidence {one.get('confidence')}"
-    )

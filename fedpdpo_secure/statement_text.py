@@ -52,8 +52,12 @@ def _claimed(values: Mapping[str, Any]) -> list[str]:
         return [reason, "no epsilon, against nobody", f"trusted: {'; '.join(values['dp_model']['trusted'])}"]
     spent, seen, model, adjacency = values["spent"], values["adversaries"], values["dp_model"], values["adjacency"]
     budget = "" if spent["budget"] is None else f" of a budget of {number(spent['budget'])}"
+    violated = [f"**VIOLATED by an audit: {values['audits']['words']}**"] if values["audits"]["violated"] else []
+    whole = number(spent["whole_plan"])
     lines = [
+        *violated,
         f"**epsilon {number(spent['epsilon'])} at delta {spent['delta']:g}**{budget}",
+        *([f"if stopping looked at results: epsilon {whole}, the whole plan's"] if whole != "-" else []),
         f"unit: {values['unit']['words']}",
         f"neighbours: {adjacency['relation']}",
         f"against: {model['against']}",
@@ -119,13 +123,11 @@ def _person(one: Mapping[str, Any]) -> str:
 
 def _accounting_rows(values: Mapping[str, Any]) -> list[str]:
     found, spent = values["accounting"], values["spent"]
-    counts = ", ".join(f"{count} {name}" for name, count in (found["verdicts"] or {}).items())
     return [
         f"accountant {found['accountant']}, {found['version']}",
         f"PLD {number(spent['pld'])}, RDP {number(spent['rdp'])}, closed form {number(spent['gaussian'])}",
         f"assumes: {found['sampling']}",
         f"did it hold: {found['held']}",
-        f"clients by verdict (local, not released): {counts}" if counts else "",
         f"the samplers' logs begin with round {found['logs_from']}" if found["logs_from"] > 1 else "",
         *found["notes"],
     ]

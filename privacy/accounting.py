@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -23,7 +23,7 @@ from .bounds import (
     pld_grid,
     rdp_epsilon,
 )
-from .events import Event, FullBatchGaussian, IntegerGaussian, NonPrivate, PoissonGaussian, Unit
+from .events import Event, FullBatchGaussian, IntegerGaussian, NonPrivate, PoissonGaussian, Unit, with_known_sample
 from .pld import ONE_PAIR, Charges, Neighbors
 
 ENGINE = "privacy.accounting 2"
@@ -68,7 +68,7 @@ def epsilon(events: Sequence[Event], delta: float, *, neighbors: Neighbors = ONE
 
 def unamplified(events: Sequence[Event], delta: float, *, neighbors: Neighbors = ONE_PAIR) -> Bound:
     """The bound if the adversary knew every sample: sampling rate 1, the same noise and steps."""
-    return epsilon([_with_known_sample(event) for event in events], delta, neighbors=neighbors)
+    return epsilon([with_known_sample(event) for event in events], delta, neighbors=neighbors)
 
 
 def worst(bounds: Sequence[Bound]) -> Bound:
@@ -88,12 +88,6 @@ def unit_of(events: Sequence[Event]) -> Unit | None:
 
 def _unit(event: Event) -> Unit | None:
     return None if isinstance(event, NonPrivate) else event.unit
-
-
-def _with_known_sample(event: Event) -> Event:
-    if isinstance(event, PoissonGaussian):
-        return FullBatchGaussian(noise_multiplier=event.noise_multiplier, steps=event.steps, unit=event.unit)
-    return replace(event, sample_rate=1.0) if isinstance(event, IntegerGaussian) else event
 
 
 def _reasons_for_infinity(events: Sequence[Event]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeAlias
 
 Unit: TypeAlias = Literal["pair", "client", "question"]
@@ -146,6 +146,13 @@ def gaussian_event(*, noise_multiplier: float, sample_rate: float, steps: int, u
     else:
         event = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps, unit=unit)
     return NonPrivate("the noise multiplier is 0") if noise_multiplier == 0.0 else event
+
+
+def with_known_sample(event: Event) -> Event:
+    """The event as it is against someone who knows every sample: nothing is amplified."""
+    if isinstance(event, PoissonGaussian):
+        return FullBatchGaussian(noise_multiplier=event.noise_multiplier, steps=event.steps, unit=event.unit)
+    return replace(event, sample_rate=1.0) if isinstance(event, IntegerGaussian) else event
 
 
 def event_to_dict(event: Event) -> dict[str, str | int | float]:

@@ -29,7 +29,19 @@ from .errors import (
 from .events import Event, NonPrivate
 from .ledger_heads import Head, check_head, head_of
 from .ledger_paths import default_root, ledger_path
-from .ledger_record import UNITS, Budget, Commit, Context, Header, Overrun, Record, Reserve, Signer, public_key_of
+from .ledger_record import (
+    UNITS,
+    Budget,
+    Commit,
+    Context,
+    Header,
+    Overrun,
+    Record,
+    Reserve,
+    SampleRejected,
+    Signer,
+    public_key_of,
+)
 from .ledger_signing import public_hex
 from .ledger_store import LedgerFile
 from .ledger_view import Row, Verified, charged_events, export, settings, show, verify, verify_dir
@@ -196,6 +208,15 @@ class Ledger:
                 f"client {self._client}: reserved {known.body.event}, but {event} was done; both are charged"
             )
         self._file.append(Commit(known.seq, event))
+
+    def reject_samples(self, run_id: str) -> None:
+        """Record that the samples of a run were not Poisson: from here on its events count without amplification.
+
+        The budget may then be overspent, and no later reservation passes.
+        """
+        done = {record.body.run_id for record in self.records if isinstance(record.body, SampleRejected)}
+        if run_id not in done:
+            self._file.append(SampleRejected(run_id))
 
     def _fits(self, event: Event) -> bool:
         return getattr(event, "unit", self._unit) == self._unit

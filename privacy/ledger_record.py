@@ -83,6 +83,13 @@ class Overrun:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRejected:
+    """The samples of a run were not Poisson (`privacy.attestation`): its events count without amplification."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """The owner set another budget or delta, and said why."""
 
@@ -109,12 +116,13 @@ class Signer:
         check_public_key(self.public_key)
 
 
-Body: TypeAlias = Header | Reserve | Commit | Overrun | Budget | Torn | Signer
+Body: TypeAlias = Header | Reserve | Commit | Overrun | SampleRejected | Budget | Torn | Signer
 _KINDS: dict[str, Any] = {
     "header": Header,
     "reserve": Reserve,
     "commit": Commit,
     "overrun": Overrun,
+    "sample_rejected": SampleRejected,
     "budget": Budget,
     "torn": Torn,
     "signer": Signer,
@@ -135,7 +143,7 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """header, reserve, commit, overrun, budget, torn or signer."""
+        """header, reserve, commit, overrun, sample_rejected, budget, torn or signer."""
         return _NAMES[type(self.body)]
 
 

@@ -10,9 +10,21 @@ from pathlib import Path
 
 from .accounting import Bound, epsilon
 from .errors import LedgerBroken
-from .events import Event
+from .events import Event, with_known_sample
 from .ledger_heads import Head, check_head
-from .ledger_record import GENESIS, Budget, Commit, Header, Overrun, Record, Reserve, Signer, Torn, public_key_of
+from .ledger_record import (
+    GENESIS,
+    Budget,
+    Commit,
+    Header,
+    Overrun,
+    Record,
+    Reserve,
+    SampleRejected,
+    Signer,
+    Torn,
+    public_key_of,
+)
 from .ledger_store import make_private_folder, read
 
 
@@ -85,8 +97,21 @@ def settings(records: Sequence[Record]) -> Header:
 
 
 def charged_events(records: Sequence[Record]) -> list[Event]:
-    """Every event that was charged: reservations, committed or not, and overruns."""
-    return [record.body.event for record in records if isinstance(record.body, Reserve | Overrun)]
+    """Every event that was charged: reservations, committed or not, and overruns.
+
+    Those of a run whose samples were rejected count as if every sample were known.
+    """
+    rejected = {record.body.run_id for record in records if isinstance(record.body, SampleRejected)}
+    runs, events = dict[int, str](), []
+    for record in records:
+        body = record.body
+        if isinstance(body, Reserve):
+            runs[record.seq] = body.run_id
+            events.append(with_known_sample(body.event) if body.run_id in rejected else body.event)
+        elif isinstance(body, Overrun):
+            known = runs.get(body.reserve_seq) in rejected
+            events.append(with_known_sample(body.event) if known else body.event)
+    return events
 
 
 def verify(path: Path, heads: Sequence[Head] = ()) -> Verified:
@@ -221,16 +246,14 @@ def _problem(records: Sequence[Record]) -> str | None:
 
 def _first_wrong_epsilon(records: Sequence[Record]) -> str | None:
     """Every reservation's epsilon, from the events up to it alone, against what it recorded and what was allowed."""
-    now, charged = settings(records[:1]), []
-    for record in records:
+    now = settings(records[:1])
+    for place, record in enumerate(records, start=1):
         body = record.body
         if isinstance(body, Budget):
             now = replace(now, budget_epsilon=body.budget_epsilon, delta=body.delta)
-        if isinstance(body, Reserve | Overrun):
-            charged.append(body.event)
         if not isinstance(body, Reserve):
             continue
-        spent = epsilon(charged, now.delta).epsilon
+        spent = epsilon(charged_events(records[:place]), now.delta).epsilon
         if not math.isclose(spent, body.epsilon, rel_tol=0.01, abs_tol=1e-9):
             return f"line {record.seq + 1}: records epsilon {body.epsilon:.6g}, but its events give {spent:.6g}"
         if spent > now.budget_epsilon * (1 + 1e-6):
@@ -251,6 +274,8 @@ def _detail(record: Record) -> str:
         return f"{facts}, unit {body.unit}"
     if isinstance(body, Budget):
         return f"budget {body.budget_epsilon:g} at delta {body.delta:g}: {body.reason}"
+    if isinstance(body, SampleRejected):
+        return f"run {body.run_id}: its samples were not Poisson, its events count without amplification"
     if isinstance(body, Signer):
         return f"signed from here on with {body.public_key}"
     assert isinstance(body, Torn)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedpdpo_secure.budget import plan_budget
 from fedpdpo_secure.checkpoint import GlobalState
@@ -17,10 +18,12 @@ from fedpdpo_secure.methods import choose_method
 from fedpdpo_secure.pluralllm.artefact import adapter_rank, save_predictor
 from fedpdpo_secure.pluralllm.evaluation import episodes_of
 from fedpdpo_secure.pluralllm.holdings import Holdings
+from fedpdpo_secure.pluralllm.lora import trainable
 from fedpdpo_secure.pluralllm.prepare import PluralRun
 from fedpdpo_secure.pluralllm.splits import Cell
 from fedpdpo_secure.pluralllm.survey import Survey
 from fedpdpo_secure.pluralllm.task import PluralLLM
+from fedpdpo_secure.pluralllm.training import AdamPlan, train_adam
 from fedpdpo_secure.round import run_round
 from privacy.entropy import Entropy
 from tests.fed.plurals import CLIENT, FREE, QUESTION, plural_task
@@ -78,6 +81,27 @@ def test_a_round_with_episode_weights_is_the_mean_weighted_by_points(tmp_path: P
     wanted = weights @ vectors / weights.sum()
     assert np.abs(wanted - vectors.mean(axis=0)).max() > 1e-6
     assert np.allclose(one_round(run), wanted, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("moments", ["keep", "reset"])
+def test_a_group_goes_on_from_its_own_moments_and_step_or_starts_anew(tmp_path: Path, moments: str) -> None:
+    """Two rounds of a group that trains alone, against Adam called by hand with what the switch says."""
+    alone = {"method": {"name": "local"}, "schedule": {"moments": moments, "decay": "whole_run"}}
+    task, oracle = (plural_task(tmp_path / name, FREE, alone) for name in ("run", "oracle"))
+    run, client = prepared(task), prepared(task).clients[1]
+    plan = AdamPlan("cross_entropy", task.bounds(), 3e-4, "whole_run", 0, 2, 4, one_size=False)
+    kept: dict[str, torch.Tensor] = {}
+    for round_index in (1, 2):
+        update = task.train_locally(run.initial, client, plan_of(task, round_index), Entropy.seeded(0))
+        found = train_adam(
+            oracle.predictor, trainable(oracle.predictor), oracle.holdings, (client.name,),
+            replace(plan, first_step=2 * (round_index - 1)), moments=kept,
+            rng=np.random.default_rng([0, 0xE9, client.index, round_index]),
+        )  # fmt: skip
+        kept = found.moments if moments == "keep" else {}
+        assert np.array_equal(task.shared_vector(), oracle.shared_vector()) and update.loss == found.loss
+    saved = task.states.load(client.name, 2)
+    assert bool(saved.moments) == (moments == "keep")
 
 
 def with_survey(task: PluralLLM, folder: Path, survey: Survey) -> PluralLLM:
