@@ -9,6 +9,7 @@ import numpy as np
 from experiments.output import Output
 from fedpdpo_secure.budget import plan_budget
 from fedpdpo_secure.config import Config, ConfigError
+from fedpdpo_secure.config.units import sampled
 from fedpdpo_secure.local.plan import local_plan
 from fedpdpo_secure.shares import distributed
 from privacy.audit.dirac import NULL_COORDINATES, audit_dirac, dirac_noise, dirac_rule, run_dirac
@@ -22,10 +23,10 @@ def run(config: Config, *, canaries: int, confidence: float, output: Output) -> 
 
     Integer noise is planned for the canaries' own coordinates. Raises ConfigError where no local noise is claimed.
     """
-    if config.privacy.unit != "pair" or distributed(config):
+    if not sampled(config) or distributed(config):
         raise ConfigError(
-            f"privacy.unit, privacy.noise: dirac attacks unit pair with local noise, not {config.privacy.unit} with "
-            f"{config.privacy.noise}"
+            "privacy.unit, privacy.noise: dirac attacks unit pair or question with local noise, not "
+            f"{config.privacy.unit} with {config.privacy.noise}"
         )
     if config.privacy.insecure_seed is not None or config.method.personal == "free":
         raise ConfigError("privacy: this run claims no finite epsilon, so there is nothing to audit")
@@ -41,7 +42,10 @@ def run(config: Config, *, canaries: int, confidence: float, output: Output) -> 
     output.say(f"coins sealed before the run: {done.sealed.commitment}")
     if isinstance(done.event, IntegerGaussian):  # the same curve; what its samplers add to delta is below 2^-40
         event = gaussian_event(
-            noise_multiplier=done.event.noise_multiplier, sample_rate=done.event.sample_rate, steps=done.event.steps
+            noise_multiplier=done.event.noise_multiplier,
+            sample_rate=done.event.sample_rate,
+            steps=done.event.steps,
+            unit=done.event.unit,
         )
         done = replace(done, event=event)
     # The game is simulated with a public seed: nothing secret is drawn here.

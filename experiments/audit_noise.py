@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.model_shape import model_shape
 from experiments.output import Output
+from experiments.plan_model import model_values
 from fedpdpo_secure.audits.shares import attest_shares, coordinates_for
-from fedpdpo_secure.config import Config
+from fedpdpo_secure.config import Config, ConfigError
 from privacy.audit.result import AuditResult
 from privacy.entropy import Entropy
 
@@ -13,9 +13,12 @@ from privacy.entropy import Entropy
 def run(config: Config, *, canaries: int, confidence: float, output: Output) -> AuditResult:
     """See `fedpdpo_secure.audits.shares`. `canaries` null coordinates a round; 0: as many as a missing share needs."""
     coordinates = canaries or coordinates_for(config.federation.clients, confidence)
+    dim = model_values(config)["parameters"]
+    if dim is None:
+        raise ConfigError("survey.embeddings, model_name_or_path: the number of coordinates cannot be read from here")
     result, report = attest_shares(
         config,
-        model_shape(config).parameters,
+        dim,
         coordinates=coordinates,
         confidence=confidence,
         entropy=Entropy.os(),

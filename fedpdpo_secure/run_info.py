@@ -103,7 +103,7 @@ def _ring_line(vectors: VectorPlan | ShareVectorPlan) -> str:
 
 def _secagg_line(config: Config, proof: str, *, summed: bool) -> str:
     if not summed:
-        return "no sum: nothing is sent" if config.method.name == "local" else "no sum: pairs are pooled"
+        return "no sum: nothing is sent" if config.method.name == "local" else "no sum: all data are pooled"
     if not config.secagg.enabled:
         return f"OFF: the server sees every client's update; {proof}"
     return f"on, {config.secagg.mode}, {graph_line(config)}; {proof}"

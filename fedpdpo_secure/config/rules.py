@@ -82,7 +82,8 @@ def _with_sizes(config: Config) -> Config:
 
 def _with_personal(config: Config) -> Config:
     private = config.privacy.unit == "pair"  # a client's own parts never leave it, so a client-level unit frees them
-    personal = config.method.personal or ("frozen" if private else "free")
+    nothing_personal = private or config.task == "pluralllm"
+    personal = config.method.personal or ("frozen" if nothing_personal else "free")
     serving: dict[str, Any] = {}
     if config.serving.epochs is None:
         serving["epochs"] = 5 if personal in ("frozen", "joint") and config.task == "fedpdpo" else 0

@@ -5,6 +5,10 @@ clipped to exactly that. A canary that is out is a pair whose gradient is zero: 
 every other pair is sampled as before. Some coordinates belong to no canary. The attacker sees the parameters after each
 step, measures each step's noise on those null coordinates, and scores with what was measured: noise that is less than
 claimed makes this attack stronger, where a score built on the claimed noise would look away.
+
+Where one unit moves the sum by two clip norms (`plan.moves`), every canary has a row of its own in every step, clipped to
+-1 on its coordinate, which turns into +1 where the canary is in and sampled: the worst that one unit can do. What was
+seen is brought to the same scale, 0 or 1 with the charged noise.
 """
 
 from __future__ import annotations
@@ -151,15 +155,26 @@ def _train(
     """(the noised sums, float64[steps, canaries + null coordinates], the event)."""
     theta = nn.Parameter(torch.zeros(1, len(coins) + NULL_COORDINATES, dtype=torch.float64))
     module = _Coordinates(theta)
+    loud = _LOUDNESS * plan.clip_norm
     pairs = torch.zeros(len(coins), theta.shape[1], dtype=torch.float64)
-    pairs.diagonal().copy_(torch.from_numpy(coins * (_LOUDNESS * plan.clip_norm)))
+    pairs.diagonal().copy_(torch.from_numpy(coins * loud if plan.moves == 1 else np.full(len(coins), -loud)))
     seen = np.empty((steps, theta.shape[1]))
     # The step moves theta by learning_rate / (expected_batch * clip_norm) times the noised sum.
     unit = plan.expected_batch / plan.learning_rate
     with PairDPSGD(module, [("linear.weight", theta)], plan, entropy) as private:
         for step in range(steps):
             before = theta.detach().clone()
-            chosen = torch.from_numpy(private.sample(len(coins)))
-            private.step([pairs[rows] for rows in torch.split(chosen, _PHYSICAL) if len(rows)], module)
+            sampled = private.sample(len(coins))
+            if plan.moves == 1:
+                chosen = torch.from_numpy(sampled)
+                private.step([pairs[rows] for rows in torch.split(chosen, _PHYSICAL) if len(rows)], module)
+            else:
+                flipped = torch.from_numpy(sampled[coins[sampled]])
+                rows = pairs.clone()
+                rows[flipped] = -rows[flipped]
+                private.step(torch.split(rows, _PHYSICAL), module, rows=len(rows))
             seen[step] = ((before - theta.detach()) * unit).numpy().ravel()
+        if plan.moves == 2:
+            seen[:, : len(coins)] += 1.0
+            seen /= 2.0
         return seen, private.event()

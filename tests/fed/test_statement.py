@@ -390,7 +390,7 @@ def test_with_shares_and_no_masks_a_clients_vector_is_not_under_the_claim(
 ) -> None:
     privacy = {**owned["privacy"], "noise": "distributed", "noise_multiplier": 3.0, "lost": 0, "colluding": 0}
     privacy.pop("arithmetic", None)
-    config = make_config({**owned, "privacy": privacy, "secagg": {"enabled": False}})
+    config = make_config({**owned, "privacy": privacy, "secagg": {"enabled": False, "bits": 32}})
     opened = ClientLedgers(config, plan_budget(config, 500), tmp_path, federation(pairs(0, 90)))
     opened.reserve(1, (0, 1, 2))
     found = statement(facts(config, tmp_path))

@@ -109,6 +109,26 @@ def scaled_noise(monkeypatch: pytest.MonkeyPatch, scale: Callable[[int], float])
     monkeypatch.setattr(Keystream, "normal", lambda self, n: scale(next(draws)) * honest(self, n))
 
 
+def test_where_a_unit_turns_a_gradient_round_the_same_epsilon_is_claimed_and_shown() -> None:
+    """`moves` of 2: twice the noise, twice the shift; the canary reaches both."""
+    plan = replace(PLAN, moves=2, unit="question")
+    run = attack(plan)
+    assert run.event == replace(EVENT, unit="question")
+    assert float(run.residuals.std()) == pytest.approx(2.0, rel=0.03)  # in twice the clip norm
+    found = audited(run, plan)
+    assert found.verdict == "consistent" and found.lower_bound is not None
+    assert found.lower_bound > 0.05 * found.claim
+    still = attack(replace(plan, noise_multiplier=0.01))
+    there = still.observed[:, still.sealed.coins]
+    assert (np.minimum(np.abs(there), np.abs(there - 1.0)) < 0.06).all()
+    assert (np.abs(still.observed[:, ~still.sealed.coins]) < 0.06).all()
+
+
+def test_noise_charged_against_one_clip_norm_where_a_unit_moves_two_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled_noise(monkeypatch, lambda draw: 0.5)
+    caught(attack(replace(PLAN, moves=2)), replace(PLAN, moves=2))
+
+
 def test_half_of_the_noise_is_caught_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     scaled_noise(monkeypatch, lambda draw: 0.5)
     run = attack()
