@@ -6,9 +6,9 @@ every other pair is sampled as before. Some coordinates belong to no canary. The
 step, measures each step's noise on those null coordinates, and scores with what was measured: noise that is less than
 claimed makes this attack stronger, where a score built on the claimed noise would look away.
 
-Where one unit moves the sum by two clip norms (`plan.moves`), every canary has a row of its own in every step, clipped to
--1 on its coordinate, which turns into +1 where the canary is in and sampled: the worst that one unit can do. What was
-seen is brought to the same scale, 0 or 1 with the charged noise.
+Where one unit moves the sum by two clip norms (`plan.moves`), every canary has a row of its own in every step, clipped
+to -1 on its coordinate, which turns into +1 where the canary is in and sampled: the worst that one unit can do. What
+was seen is brought to the same scale, 0 or 1 with the charged noise.
 """
 
 from __future__ import annotations
