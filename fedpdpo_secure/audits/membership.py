@@ -27,7 +27,7 @@ from privacy.entropy import Entropy
 
 SHRUNK = (
     f"builtin:tiny of width 16 with one layer and LoRA on down_proj, the built-in data, one client of {PAIRS} pairs, "
-    f"{ROUNDS} rounds of one step on all pairs, noise (local noise in float) calibrated to the configured budget over them"
+    f"{ROUNDS} rounds of one step on all pairs, noise (in float where local) calibrated to the configured budget"
 )
 _THRESHOLDS = 200
 Note = Callable[[str], None]
