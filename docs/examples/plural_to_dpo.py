@@ -30,12 +30,14 @@ from privacy.units import person
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = [f"group-{number:02d}" for number in range(8)]  # published their answers: the predictor starts from them
-PREDICTOR = {
-    "federation": {"clients": 8, "rounds": 5, "local_steps": 2},
+PREDICTOR = {  # the quickstart with fewer groups, all of them small, and a longer public start
+    "synthetic_survey": {"groups": 24},
+    "federation": {"clients": 8, "rounds": 5, "local_steps": 2, "server_momentum": 0},
     "survey": {"pretrain": PUBLIC},
-    "predictor": {"layers": 1, "lora_r": 2, "pretrain_steps": 1000},
-    "episodes": {"least": 8, "most": 12},
+    "predictor": {"d_model": 32, "heads": 4, "feedforward": 32, "layers": 1, "lora_r": 2, "pretrain_steps": 1000},
+    "episodes": {"least": 8, "most": 12, "private": 4},
     "schedule": {"pretrain_learning_rate": 4e-3, "private_learning_rate": 0.1},
+    "privacy": {"clip_norm": 0.5, "sample_rate": 0.5},
 }
 CONTEXT = 10  # questions that an unseen group answers
 CLIENTS, PAIRS = 6, 2  # groups that go on to FedPDPO; pairs for each question
