@@ -37,7 +37,7 @@ SMALL = {
 
 def adapter(folder: Path) -> np.ndarray:
     config = load_config(folder / "config.yaml")
-    return load_checkpoint(folder, config_digest(config)).lora
+    return load_checkpoint(folder, config_digest(config)).shared
 
 
 @pytest.mark.parametrize("stop_at", [(1, 2), (2, 3), (3, 1)])
