@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 
 # An error can only be of one of these classes if its module is loaded already, so nothing is imported to ask.
 _CODES = (
-    ("fedpdpo_secure.config.rules", "ConfigError", EXIT_USAGE),
+    ("fedpdpo_secure.config.errors", "ConfigError", EXIT_USAGE),
     ("fedpdpo_secure.data.pairs", "DataError", EXIT_USAGE),
     ("fedpdpo_secure.artefacts", "RunFolderError", EXIT_USAGE),
     ("fedpdpo_secure.checkpoint", "CheckpointError", EXIT_USAGE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.tables import count_of, number, plain_lines, size
-from experiments.task_columns import TASKS, Column
+from experiments.task_columns import TASKS, Column, of_baseline
 from fedpdpo_secure.progress import RunInfo
 from fedpdpo_secure.report import LOCAL, NOT_PRIVATE, SHARED_ALONE, RoundReport, RunResult
 
@@ -178,8 +178,17 @@ def result_lines(result: RunResult) -> list[Line]:
     final = TASKS[result.task].final
     rows = [
         [name, *(number(values.get(metric)) for _, metric in final)]
-        for name, values in ((result.served, result.metrics), (SHARED_ALONE[result.task], result.shared))
+        for name, values in (
+            (result.served, result.metrics),
+            (SHARED_ALONE[result.task], result.shared),
+            ("before training", result.untrained),
+        )
         if values
+    ]
+    rows += [
+        [name, *(number(result.untrained.get(of_baseline(name, metric))) for _, metric in final)]
+        for name in TASKS[result.task].baselines
+        if result.untrained
     ]
     lines: list[Line] = [("", None)]
     if rows:

@@ -24,8 +24,16 @@ class TaskColumns:
     final: tuple[tuple[str, str], ...]  # (title, metric) of the last table
     legend: tuple[str, ...]
     public_legend: str
+    baselines: tuple[str, ...] = ()  # predictions that need no training, by their names in the metrics
 
 
+def of_baseline(name: str, metric: str) -> str:
+    """The key of a baseline's `metric`: its name stands before the last part."""
+    cell, slash, last = metric.rpartition("/")
+    return f"{cell}{slash}{name}: {last}"
+
+
+_SNR = "clip%: gradients longer than the clip norm; snr: signal over noise of one client's step, in norms"
 _STEPS = (
     Column("clip%", 6, "clip_fraction"),
     Column("snr", 7, "snr", wide_only=True),
@@ -50,6 +58,7 @@ TASKS = {
         ),
         legend=(
             "impl, expl, comb: accuracy by the implicit, explicit, combined score; worst: that of the worst client",
+            _SNR,
         ),
         public_legend="public: implicit accuracy of the shared adapter on the public split, by the server",
     ),
@@ -73,7 +82,9 @@ TASKS = {
             "align: alignment (1 - Jensen-Shannon distance) of training groups on held-out questions, mean over "
             "groups; worst: that of the worst group",
             "fair: 1 / (1 + CoV^2) over groups; known: alignment on questions they trained on",
+            _SNR,
         ),
         public_legend="public: alignment of groups that do not train, by the server",
+        baselines=("uniform", "global mean"),
     ),
 }

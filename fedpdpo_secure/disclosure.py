@@ -13,6 +13,7 @@ from fedpdpo_secure.run_context import Run
 from fedpdpo_secure.run_info import make_info
 from fedpdpo_secure.sampling import sampler_verdicts
 from fedpdpo_secure.statement import RunFacts, State
+from privacy.errors import BudgetExceeded
 
 
 def announce(run: Run, state: GlobalState) -> None:
@@ -32,6 +33,18 @@ def announce(run: Run, state: GlobalState) -> None:
             f"the ledgers of {config.data.id} are not empty: all rounds would end at epsilon {projected.epsilon:.4g}, "
             f"above the budget of {budget.budget:g}, so the run will stop early. Noise is calibrated for an unused "
             "ledger; set privacy.noise_multiplier, or raise the budget with privacy.raise_budget_reason"
+        )
+
+
+def check_first_round(run: Run) -> None:
+    """Refuse a run whose first round the ledgers would not allow, before anything is made. Raises BudgetExceeded."""
+    if run.ledgers is None or not math.isfinite(run.budget.budget):
+        return
+    first = run.ledgers.projected(1)
+    if first.epsilon > run.budget.budget:
+        raise BudgetExceeded(
+            f"the ledgers of {run.config.data.id} leave no room for one round: epsilon would be {first.epsilon:.4g}, "
+            f"above the budget of {run.budget.budget:g}; nothing was made"
         )
 
 

@@ -68,6 +68,7 @@ def finish(
         stopped=stopped,
         statement=statement,
         sampler=sampler_text(config, verdicts),
+        untrained=found.untrained,
         served=found.served_as,
         task=config.task,
         plan_digest=plan_digest,

@@ -130,6 +130,7 @@ class RunResult:
     stopped: str | None = None  # why the run ended before its planned rounds (budget), in one line
     statement: Path | None = None  # the privacy statement, for machines; in words beside it (.md)
     sampler: str = ""  # the sampling that epsilon assumes, after its attestation; empty: as announced
+    untrained: Mapping[str, float] = field(default_factory=lambda: _EMPTY)  # before the first round; and baselines
     served: str = "serving copy"  # what `metrics` are of
     task: str = "fedpdpo"
     plan_digest: str = ""  # of the plan published before the first round

@@ -10,7 +10,7 @@ from fedpdpo_secure.budget import check_delta, needs_dim, plan_budget
 from fedpdpo_secure.checkpoint import GlobalState, load_checkpoint, save_checkpoint
 from fedpdpo_secure.claims import claim_text
 from fedpdpo_secure.config import Config
-from fedpdpo_secure.disclosure import announce, publish_plan, run_facts, verdicts_of
+from fedpdpo_secure.disclosure import announce, check_first_round, publish_plan, run_facts, verdicts_of
 from fedpdpo_secure.finish import finish
 from fedpdpo_secure.histories import charged, columns
 from fedpdpo_secure.identities import load_identities
@@ -47,6 +47,8 @@ def run_training(config: Config, *, resume: bool, progress: Progress) -> RunResu
         budget = early or plan_budget(config, prepared.task.noised_size())
         check_delta(config, prepared.task.noised_size())
         run = make_run(config, folder, prepared, budget, progress)
+        if not resume:
+            check_first_round(run)
         write_config(folder, config)
     except BaseException:
         discard_unstarted(folder)
@@ -133,7 +135,10 @@ def _one_round(run: Run, state: GlobalState, before: Bound | None) -> tuple[Glob
         transcripts=run.folder / "transcript" if run.config.secagg.transcript else None,
     )
     if outcome.clipped:
-        run.progress.note(f"round {round_index}: {outcome.clipped} coordinates beyond secagg.value_range ({LOCAL})")
+        run.progress.note(
+            f"round {round_index}: {outcome.clipped} coordinates beyond secagg.value_range ({LOCAL}) were cut to it; "
+            "raise it, or lower the learning rate"
+        )
     if outcome.total is not None and outcome.total.misfits:
         run.progress.note(f"round {round_index}: shares that did not fit, (holder, owner): {outcome.total.misfits}")
     spent, seen = run.ledgers.spent() if run.ledgers is not None else None, None

@@ -101,7 +101,7 @@ def _curve_rows(values: Mapping[str, Any]) -> list[str]:
     rows = [f"delta {point['delta']:g}: epsilon {number(point['epsilon'])}" for point in points]
     if values["curve"]["gaussian_mu"] is not None:
         rows.append(f"at these deltas a Gaussian release of mu {number(values['curve']['gaussian_mu'])} gives no less")
-    rows += [f"{_person(one)}: epsilon {number(one['epsilon'])}" for one in values["unit"]["person"]]
+    rows += [f"{_person(one)}: {_at_this_delta(one['epsilon'])}" for one in values["unit"]["person"]]
     if values["private"]:
         rows.append(f"one unit replaced by another: epsilon {number(values['adjacency']['replace_one_epsilon'])}")
     if spent["delta_times_n"] is not None:
@@ -113,6 +113,10 @@ def _curve_rows(values: Mapping[str, Any]) -> list[str]:
             f"at most {values['unit']['questions_per_group']:,} questions of a group; {values['unit']['holds_if']}"
         )
     return rows or ["none holds"]
+
+
+def _at_this_delta(epsilon: float | None) -> str:
+    return "no bound at the claim's delta" if epsilon is None else f"epsilon {number(epsilon)}"
 
 
 def _person(one: Mapping[str, Any]) -> str:
@@ -140,7 +144,7 @@ def _mechanism_rows(values: Mapping[str, Any]) -> list[str]:
         f"{found['rounds_done']} rounds of {found['steps_per_round'] or 'one pass of'} steps"
         + (f", sample rate {found['sample_rate']:g}" if found["sample_rate"] else "")
         + (f", divisor {found['expected_batch']:g}" if found["expected_batch"] else ""),
-        f"{found['cohort']} clients, {found['dropped']} drop-outs, at least {found['least_survivors']} in a sum"
+        f"{found['cohort']} clients, {found['dropped']} drop-outs, {found['least_survivors']} or more in every sum"
         if found["rounds_done"]
         else f"{found['cohort']} clients",
     ]
@@ -166,7 +170,8 @@ def _secagg_rows(found: Mapping[str, Any]) -> list[str]:
     graph = f"{found['graph']} graph, {found['neighbors']} neighbours"
     return [
         f"{found['words']}; {found['mode']}, {graph}, ring 2^{found['bits']}",
-        f"threshold {found['threshold']}, at least {found['min_survivors']} clients in a sum",
+        f"threshold {found['threshold']}: never a sum of fewer than "
+        f"{max(found['threshold'] or 0, found['min_survivors'])} clients",
         f"assumes {found['collusion']}",
         f"signed by: {found['signed_by']}",
     ]

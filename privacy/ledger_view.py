@@ -190,7 +190,9 @@ def ledger_files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     inner = folder / "ledger"
-    return sorted((inner if inner.is_dir() else folder).rglob("*.jsonl"))
+    found = (inner if inner.is_dir() else folder).rglob("*.jsonl")
+    # A folder of run folders holds other records too; a ledger stands in a folder named for its data.
+    return sorted(path for path in found if path.name != "rounds.jsonl" and path.parent.name != "transcript")
 
 
 def show(path: Path) -> Iterator[Row]:

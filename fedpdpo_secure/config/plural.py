@@ -69,4 +69,4 @@ class ScheduleSection(Section):
     moments: Literal["reset", "keep"] = "reset"  # of Adam, at the start of a round; published: keep
     weights: Literal["uniform", "episode"] = "uniform"  # published: size of the client's first episode of the round
     pretrain_learning_rate: float = Field(1.0e-3, gt=0)  # Adam on public groups
-    private_learning_rate: float = Field(1.0, gt=0)  # of SGD on the clip-normalised mean, unit question
+    private_learning_rate: float = Field(0.1, gt=0)  # of SGD on the clip-normalised mean, unit question

@@ -15,7 +15,7 @@ from fedpdpo_secure.config import Config, ConfigError, make_config
 from fedpdpo_secure.local import private
 from fedpdpo_secure.progress import SilentProgress
 from fedpdpo_secure.run import run_training
-from privacy.errors import LedgerMismatch
+from privacy.errors import BudgetExceeded, LedgerMismatch
 from privacy.events import gaussian_event
 from privacy.ledger_view import show, verify_dir
 from tests.fed.runs import run
@@ -158,7 +158,11 @@ def test_a_refused_run_leaves_nothing_behind_and_the_corrected_one_may_use_its_f
     with pytest.raises(LedgerMismatch, match="raise_budget_reason"):
         train(changed(other))
     assert not (tmp_path / "b").exists()
-    assert train(changed(other, privacy={"raise_budget_reason": "a second study"})).rounds in (0, 1)
+    with pytest.raises(BudgetExceeded, match="no room for one round"):  # its noise is for an unused ledger
+        train(changed(other, privacy={"raise_budget_reason": "a second study"}))
+    assert not (tmp_path / "b").exists()
+    noise = {"epsilon": None, "noise_multiplier": 20.0, "raise_budget_reason": "a third study"}
+    assert train(changed(other, privacy=noise)).rounds == 1
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path) -> None:
