@@ -14,6 +14,7 @@ from fedpdpo_secure.run_info import make_info
 from fedpdpo_secure.sampling import sampler_verdicts
 from fedpdpo_secure.statement import RunFacts, State
 from privacy.errors import BudgetExceeded
+from privacy.events import NonPrivate
 
 
 def announce(run: Run, state: GlobalState) -> None:
@@ -38,8 +39,8 @@ def announce(run: Run, state: GlobalState) -> None:
 
 def check_first_round(run: Run) -> None:
     """Refuse a run whose first round the ledgers would not allow, before anything is made. Raises BudgetExceeded."""
-    if run.ledgers is None or not math.isfinite(run.budget.budget):
-        return
+    if run.ledgers is None or not math.isfinite(run.budget.budget) or isinstance(run.budget.event, NonPrivate):
+        return  # where nothing is promised the ledgers only record
     first = run.ledgers.projected(1)
     if first.epsilon > run.budget.budget:
         raise BudgetExceeded(

@@ -92,9 +92,10 @@ def test_every_broken_loop_is_caught_and_the_honest_one_is_not() -> None:
     for name in ("half of the noise", "noise for the mean", "clip of the batch mean"):
         shown, claim = (float(n) for n in re.findall(r"at least ([\d.]+), claimed ([\d.]+)", lines[name])[0])
         assert shown > 1.5 * claim
-    assert "round 31 alone: standard deviation between 0 and 0" in lines["one step without noise"]
+    found = lines["one step without noise"]  # the first finding is shown: of that step, or of all steps together
+    assert "round 31 alone: standard deviation between 0 and 0" in found or "too little noise" in found
     assert "repeats itself" in lines["the same seed again"]
     assert lines["shuffled batches"].startswith("attestation: rejected")
-    assert "steps=10), but" in lines["steps counted as epochs"]
+    assert re.search(r"steps=10\b.* but .*steps=100\b", lines["steps counted as epochs"])
     assert "NOT CAUGHT" not in output_of("broken_opacus.py")
     assert "caught 7 of 7" in output_of("broken_opacus.py")

@@ -145,7 +145,7 @@ def test_one_step_without_noise_is_caught_by_the_attestation(monkeypatch: pytest
     scaled_noise(monkeypatch, lambda draw: 0.0 if draw == 31 else 1.0)
     found = attested(attack())
     assert found.verdict == "violation"
-    assert found.details["findings"] == "round 31 alone: standard deviation between 0 and 0"
+    assert "round 31 alone: standard deviation between 0 and 0" in str(found.details["findings"])
 
 
 def test_the_same_noise_in_two_steps_is_caught_by_the_attestation(monkeypatch: pytest.MonkeyPatch) -> None:
