@@ -21,6 +21,7 @@ class SurveySection(Section):
     embeddings: str | None = None  # .npz file, or a model's path or hub id; null: those of builtin:groups
     prompt: Literal["plain", "alpaca"] = "plain"  # text of a point; alpaca: as published
     normalize: bool = True  # L2; published: false
+    reading: Literal["merged", "published"] = "merged"  # published: raw shares, samples apart, hub rows filtered
     ordinal: bool = False  # options of questions that do not say so are steps of one scale
     least_answers: int = Field(30, ge=2)  # questions a group must have answered
     heldout_fraction: float = Field(0.2, ge=0, lt=0.9)  # of the questions, by hash: no group trains on them

@@ -74,6 +74,11 @@ def check_task(config: Config) -> None:
             "survey.split: survey_order cuts by a count of private answers, so one question moves another; it is for "
             "the published comparison, privacy.unit none"
         )
+    if unit != "none" and config.survey.reading == "published":
+        raise ConfigError(
+            "survey.reading: published leaves shares unscaled and leaves questions out by who answered them; it is for "
+            "the published comparison, privacy.unit none"
+        )
     if unit != "none" and config.schedule.weights == "episode":
         raise ConfigError("schedule.weights: episode tells how many questions a group holds; uniform in a private run")
     if unit != "none" and config.survey.groups is None and not config.data.public:

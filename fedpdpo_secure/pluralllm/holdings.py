@@ -17,7 +17,7 @@ from fedpdpo_secure.data.sources import open_source
 from fedpdpo_secure.pluralllm.embeddings import PointEmbeddings, model_embeddings, point_embeddings, read_embeddings
 from fedpdpo_secure.pluralllm.splits import SurveySplit, published_split, split_survey
 from fedpdpo_secure.pluralllm.survey import Survey, select_groups
-from fedpdpo_secure.pluralllm.survey_sources import BUILTIN, DEFAULT, Reading, read_survey
+from fedpdpo_secure.pluralllm.survey_sources import BUILTIN, DEFAULT, PUBLISHED, Reading, read_survey
 from fedpdpo_secure.pluralllm.synthetic_survey import SyntheticSettings, make_synthetic
 from fedpdpo_secure.task import POOLED
 
@@ -83,7 +83,7 @@ def _builtin(config: Config) -> SyntheticSettings:
 
 
 def _reading(config: Config) -> Reading:
-    return replace(DEFAULT, raw_shares=False, ordinal=config.survey.ordinal)
+    return replace(PUBLISHED if config.survey.reading == "published" else DEFAULT, ordinal=config.survey.ordinal)
 
 
 def _embeddings(config: Config, survey: Survey, progress: Progress | None) -> PointEmbeddings:

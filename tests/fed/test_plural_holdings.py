@@ -140,3 +140,23 @@ def test_the_published_split_names_the_groups_it_lacks(tmp_path: Path) -> None:
         assert np.array_equal(holdings.questions(group), asked[: len(asked) * 9 // 10])
     with pytest.raises(DataError, match=r"federation\.clients: 8, but 3 groups train"):
         holdings_of(FREE, PUBLIC, {**split, "federation": {"clients": 8}})
+
+
+def test_the_published_reading_keeps_raw_shares_and_is_for_runs_without_privacy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"survey\.reading"):
+        plural_config(QUESTION, survey={"reading": "published"})
+    rows = [
+        {"group": f"g{g}", "question": f"q{q}", "options": ["a", "b"], "probs": [0.6, 0.6]}
+        for g in range(4)
+        for q in range(6)
+    ]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.savez(tmp_path / "e.npz", embeddings=np.ones((12, 4), np.float32))
+    sections = {
+        "dataset_name": str(tmp_path / "s.jsonl"),
+        "survey": {"embeddings": str(tmp_path / "e.npz"), "reading": "published", "least_answers": 2},
+        "data": {"id": "raw", "public": True},
+        "federation": {"clients": 3},
+    }
+    holdings = holdings_of(FREE, sections)
+    assert holdings.survey.answers["g0"][0].sum() == pytest.approx(1.2)
